@@ -1,0 +1,203 @@
+//! Checkpoint folders in Hugging Face layout: `config.json`, safetensors (one file, or shards with an index), and the
+//! tokenizer's files.
+//!
+//! A checkpoint is untrusted input. Everything that its headers claim is checked against the files and against
+//! [`tensors::expected`] before anything is viewed; after [`Checkpoint::open`] every expected tensor exists, lies
+//! inside its file, and has the expected shape.
+
+mod files;
+mod write;
+
+pub use write::{CheckpointWriter, TensorData};
+
+use crate::{Error, ModelConfig, Result, Tokenizer, tensors};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes that several owners may read: a mapped file, a part of the program, or memory.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Element types that a checkpoint may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an F32.
+    BF16,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// The name as `parloop inspect` and `torch_dtype` show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        }
+    }
+}
+
+/// A tensor inside a checkpoint: a window into shared bytes, nothing copied.
+#[derive(Clone)]
+pub struct Tensor {
+    /// Type of the elements.
+    pub dtype: DType,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    source: SharedBytes,
+    start: usize,
+    end: usize,
+}
+
+impl Tensor {
+    /// The little-endian bytes, `shape` product x `dtype` size of them.
+    pub fn bytes(&self) -> &[u8] {
+        &(*self.source).as_ref()[self.start..self.end]
+    }
+
+    /// The bytes' owner and the place of this tensor in it, for in-place use.
+    pub fn shared(&self) -> (SharedBytes, std::ops::Range<usize>) {
+        (self.source.clone(), self.start..self.end)
+    }
+
+    /// The elements as f32, copied.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let bytes = self.bytes();
+        match self.dtype {
+            DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            DType::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({} {:?})", self.dtype.name(), self.shape)
+    }
+}
+
+/// An opened checkpoint: configuration, tokenizer and checked tensors.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: ModelConfig,
+    tokenizer: Option<Tokenizer>,
+    tensors: HashMap<String, Tensor>,
+    path: Option<PathBuf>,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder, or the newest `checkpoint-N` below a training folder.
+    ///
+    /// # Errors
+    /// A file is missing, cut, too large or inconsistent, or a tensor is missing, superfluous, or of another type or
+    /// shape than the configuration says; the message names the file or tensor.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let folder = &resolve(folder)?;
+        let config = ModelConfig::read(folder)?;
+        let found = files::open_folder(folder)?;
+        let tokenizer = Tokenizer::read(folder, &config)?;
+        Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: Some(folder.clone()) })
+    }
+
+    /// A checkpoint whose parts are already in memory, such as the built-in model: `config.json` text, the bytes of
+    /// one safetensors file, and a tokenizer.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_parts(config: &str, weights: SharedBytes, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let config = ModelConfig::from_json(config)?;
+        let mut found = HashMap::new();
+        files::add_tensors(Path::new("(built-in weights)"), weights, &mut found)?;
+        Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: None })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The tokenizer, if the checkpoint has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The folder that was opened, after resolving a training folder; `None` for a model in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// A tensor by its checkpoint name.
+    ///
+    /// # Errors
+    /// The configuration has no tensor of that name.
+    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::tensor(name, "is not part of this model"))
+    }
+}
+
+/// A training folder holds `checkpoint-N` folders; the newest stands for it.
+fn resolve(folder: &Path) -> Result<PathBuf> {
+    if !folder.exists() {
+        return Err(Error::file(folder, "does not exist; expected a checkpoint folder"));
+    }
+    if !folder.is_dir() {
+        return Err(Error::file(folder, "is a file; expected a checkpoint folder with config.json and *.safetensors"));
+    }
+    if folder.join("config.json").exists() {
+        return Ok(folder.to_owned());
+    }
+    newest_checkpoint(folder)?.ok_or_else(|| {
+        Error::file(folder, "holds neither config.json nor a checkpoint-N folder; expected a checkpoint folder")
+    })
+}
+
+/// The `checkpoint-N` folder with the largest N below a training folder.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn newest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?;
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<u64>().ok();
+    Ok(entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.join("config.json").exists())
+        .filter_map(|p| Some((step(&p)?, p)))
+        .max()
+        .map(|(_, p)| p))
+}
+
+/// Holds the tensors found against the tensors expected.
+fn check(config: &ModelConfig, mut found: HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
+    let mut checked = HashMap::new();
+    for spec in tensors::expected(config) {
+        let Some(tensor) = found.remove(&spec.name) else {
+            return Err(Error::tensor(
+                &spec.name,
+                format!("is missing; the configuration needs it with shape {:?}", spec.shape),
+            ));
+        };
+        if tensor.shape != spec.shape {
+            return Err(Error::tensor(
+                &spec.name,
+                format!("has shape {:?}, the configuration needs {:?}", tensor.shape, spec.shape),
+            ));
+        }
+        checked.insert(spec.name, tensor);
+    }
+    // Rotary frequencies are derived from the configuration; old exporters store them anyway.
+    found.retain(|name, _| !name.ends_with("rotary_emb.inv_freq"));
+    match found.keys().min() {
+        Some(name) => Err(Error::tensor(name, "is not part of the model that config.json describes")),
+        None => Ok(checked),
+    }
+}

@@ -1,0 +1,83 @@
+//! Finding and checking the safetensors files of a checkpoint folder.
+
+use super::{DType, SharedBytes, Tensor};
+use crate::mapped::MappedFile;
+use crate::{Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors};
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// Every tensor of the folder's safetensors files.
+pub(super) fn open_folder(folder: &Path) -> Result<HashMap<String, Tensor>> {
+    let mut found = HashMap::new();
+    let index_path = folder.join(INDEX);
+    if !index_path.exists() {
+        let path = folder.join(SINGLE);
+        add_tensors(&path, Arc::new(MappedFile::open(&path)?), &mut found)?;
+        return Ok(found);
+    }
+    let size = std::fs::metadata(&index_path).map_err(|e| Error::io("read", &index_path, e))?.len();
+    if size > MAX_INDEX_BYTES {
+        return Err(Error::file(&index_path, format!("is {size} bytes long, expected an index of tensor names")));
+    }
+    let text = std::fs::read_to_string(&index_path).map_err(|e| Error::io("read", &index_path, e))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|e| Error::file(&index_path, format!("is not an index with a weight_map: {e}")))?;
+    let mut place = HashMap::new();
+    for file in index.weight_map.values().collect::<BTreeSet<_>>() {
+        // The index is untrusted: a shard must be a plain file name, never a path out of the folder.
+        let mut parts = Path::new(file).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(Error::file(&index_path, format!("names the shard \"{file}\", expected a plain file name")));
+        }
+        let path = folder.join(file);
+        let before: BTreeSet<String> = found.keys().cloned().collect();
+        add_tensors(&path, Arc::new(MappedFile::open(&path)?), &mut found)?;
+        place.extend(found.keys().filter(|k| !before.contains(*k)).map(|k| (k.clone(), file.clone())));
+    }
+    for (name, file) in &index.weight_map {
+        if place.get(name) != Some(file) {
+            return Err(Error::tensor(name, format!("is not in {file}, where {INDEX} says it is")));
+        }
+    }
+    match place.keys().find(|name| !index.weight_map.contains_key(*name)) {
+        Some(name) => Err(Error::tensor(name, format!("lies in {} but {INDEX} does not list it", place[name]))),
+        None => Ok(found),
+    }
+}
+
+/// Adds the tensors of one safetensors file, whose header is validated first.
+pub(super) fn add_tensors(path: &Path, bytes: SharedBytes, into: &mut HashMap<String, Tensor>) -> Result<()> {
+    let data: &[u8] = (*bytes).as_ref();
+    let (header, metadata) = SafeTensors::read_metadata(data).map_err(|e| {
+        Error::file(
+            path,
+            format!("is not a whole safetensors file of {} bytes: {e}; fetch or write it again", data.len()),
+        )
+    })?;
+    let base = 8 + header;
+    for (name, info) in metadata.tensors() {
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(Error::tensor(&name, format!("has type {other:?}, expected F32, F16 or BF16"))),
+        };
+        let (start, end) = (base + info.data_offsets.0, base + info.data_offsets.1);
+        let tensor = Tensor { dtype, shape: info.shape.clone(), source: bytes.clone(), start, end };
+        if into.insert(name.clone(), tensor).is_some() {
+            return Err(Error::tensor(&name, format!("stands in two files; one of them is {}", path.display())));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Writing checkpoint folders: everything goes to a temporary sibling, is flushed to disk, and takes its final name
+//! only when it is whole.
+
+use super::{DType, files};
+use crate::{Error, ModelConfig, Result, Tokenizer};
+use safetensors::tensor::{Dtype, SafeTensorError, View};
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A tensor to be written.
+pub struct TensorData<'a> {
+    /// The checkpoint's name.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// The type to store.
+    pub dtype: DType,
+    /// Elements; rounded to `dtype` while writing.
+    pub values: Cow<'a, [f32]>,
+}
+
+impl View for &TensorData<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+        }
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match self.dtype {
+            DType::F32 => self.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            DType::F16 => self.values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            DType::BF16 => self.values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+        })
+    }
+    fn data_len(&self) -> usize {
+        self.values.len() * self.dtype.size()
+    }
+}
+
+/// Writes one checkpoint folder. Dropped before [`CheckpointWriter::finish`], it leaves nothing behind.
+pub struct CheckpointWriter {
+    target: PathBuf,
+    temporary: PathBuf,
+}
+
+impl CheckpointWriter {
+    /// Starts writing what will become `folder`. Parent folders are created.
+    ///
+    /// # Errors
+    /// The temporary folder beside it cannot be created.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let name = folder.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
+            Error::file(folder, "has no folder name to write to; give the name of a folder to be created")
+        })?;
+        let temporary = folder.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(|e| Error::io("remove", &temporary, e))?;
+        }
+        fs::create_dir_all(&temporary).map_err(|e| Error::io("create", &temporary, e))?;
+        Ok(Self { target: folder.to_owned(), temporary })
+    }
+
+    /// Writes `config.json` and the tokenizer's files.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn model(&self, config: &ModelConfig, tokenizer: Option<&Tokenizer>) -> Result<()> {
+        self.file("config.json", config.to_json().as_bytes())?;
+        tokenizer.map_or(Ok(()), |t| t.files().iter().try_for_each(|(name, text)| self.file(name, text.as_bytes())))
+    }
+
+    /// Writes the model's weights: one file, or shards of about `shard_bytes` with an index.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn weights(&self, tensors: &[TensorData<'_>], shard_bytes: Option<u64>) -> Result<()> {
+        let size = |t: &TensorData<'_>| View::data_len(&t) as u64;
+        let total: u64 = tensors.iter().map(size).sum();
+        let Some(limit) = shard_bytes.filter(|limit| *limit < total) else {
+            return self.tensors(files::SINGLE, tensors);
+        };
+        let mut shards: Vec<std::ops::Range<usize>> = vec![0..0];
+        let mut filled = 0;
+        for (i, tensor) in tensors.iter().enumerate() {
+            if filled > 0 && filled + size(tensor) > limit {
+                shards.push(i..i);
+                filled = 0;
+            }
+            filled += size(tensor);
+            if let Some(last) = shards.last_mut() {
+                last.end = i + 1;
+            }
+        }
+        let mut map = serde_json::Map::new();
+        for (i, range) in shards.iter().enumerate() {
+            let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+            self.tensors(&file, &tensors[range.clone()])?;
+            map.extend(tensors[range.clone()].iter().map(|t| (t.name.clone(), file.clone().into())));
+        }
+        let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": map });
+        self.file(files::INDEX, format!("{index:#}\n").as_bytes())
+    }
+
+    /// Writes one safetensors file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn tensors(&self, name: &str, tensors: &[TensorData<'_>]) -> Result<()> {
+        let path = self.temporary.join(name);
+        let views = tensors.iter().map(|t| (t.name.as_str(), t));
+        let info = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+        safetensors::serialize_to_file(views, Some(info), &path).map_err(|e| match e {
+            SafeTensorError::IoError(e) => Error::io("write", &self.target.join(name), e),
+            other => Error::file(&self.target.join(name), other.to_string()),
+        })?;
+        File::open(&path).and_then(|f| f.sync_all()).map_err(|e| Error::io("flush", &self.target.join(name), e))
+    }
+
+    /// Writes any further file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let write = || {
+            let mut file = File::create(self.temporary.join(name))?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(|e| Error::io("write", &self.target.join(name), e))
+    }
+
+    /// Gives the folder its final name, replacing an older one of that name only after the new one is on disk.
+    ///
+    /// # Errors
+    /// A rename or flush fails; the older folder, if any, then still stands under its name.
+    pub fn finish(self) -> Result<()> {
+        let error = |e| Error::io("finish", &self.target, e);
+        let sync = |path: &Path| File::open(path).and_then(|f| f.sync_all());
+        sync(&self.temporary).map_err(error)?;
+        let old = self.temporary.with_extension("old.tmp");
+        if self.target.exists() {
+            fs::rename(&self.target, &old).map_err(error)?;
+        }
+        if let Err(e) = fs::rename(&self.temporary, &self.target) {
+            if old.exists() {
+                fs::rename(&old, &self.target).map_err(error)?;
+            }
+            return Err(error(e));
+        }
+        if let Some(parent) = self.target.parent().filter(|p| !p.as_os_str().is_empty()) {
+            sync(parent).map_err(error)?;
+        }
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(error)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for CheckpointWriter {
+    fn drop(&mut self) {
+        // After `finish` the temporary folder no longer exists; otherwise writing failed and it is of no use.
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}

@@ -1,0 +1,31 @@
+//! What a looped transformer *is*.
+//!
+//! A looped transformer runs the same `N` layers `R` times per token. Everything that tells one looped model from
+//! another is a [`Recipe`]; together with the sizes of a Llama block it makes a [`ModelConfig`], which fixes the
+//! tensors a checkpoint must hold ([`tensors::expected`]).
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`recipe`] | the loop recipe and its named presets |
+//! | [`config`] | `config.json`: sizes, recipe, validation |
+//! | [`tensors`] | the names and shapes of a checkpoint's tensors |
+//! | [`checkpoint`] | reading and writing checkpoint folders |
+//! | [`mapped`] | memory-mapped files, the only `unsafe` outside the kernels |
+//! | [`tokenizer`] | text to ids and back, streaming included |
+//! | [`mod@reference`] | a slow forward that reads like the mathematics |
+#![deny(unsafe_code)]
+
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod mapped;
+pub mod recipe;
+pub mod reference;
+pub mod tensors;
+pub mod tokenizer;
+
+pub use checkpoint::{Checkpoint, DType, Tensor};
+pub use config::ModelConfig;
+pub use error::{Error, Result};
+pub use recipe::{GateKind, KvMode, Local, Recipe};
+pub use tokenizer::Tokenizer;

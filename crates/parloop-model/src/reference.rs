@@ -1,0 +1,244 @@
+//! The forward pass as the mathematics has it (`docs/model.md`): scalar f32, whole sequence, no caches.
+//!
+//! Written to be read and to be right, not to be fast. The engine and the training module are held to it.
+
+use crate::{Checkpoint, GateKind, KvMode, ModelConfig, Result, tensors};
+
+/// What the reference computes for one sequence of T tokens.
+pub struct Output {
+    /// `[T][V]`, of the last loop.
+    pub logits: Vec<Vec<f32>>,
+    /// `[R][T][d]`, the output of each loop after the final norm.
+    pub states: Vec<Vec<Vec<f32>>>,
+}
+
+/// A `[out, in]` matrix in f32.
+struct Matrix {
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Matrix {
+    fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.width..(i + 1) * self.width]
+    }
+
+    fn times(&self, x: &[f32]) -> Vec<f32> {
+        self.values.chunks_exact(self.width).map(|row| dot(row, x)).collect()
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let scale = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
+}
+
+/// Half-split rotation of one head at position `t`.
+fn rope(x: &mut [f32], t: usize, theta: f32) {
+    let half = x.len() / 2;
+    for i in 0..half {
+        let angle = t as f64 * f64::from(theta).powf(-(i as f64) / half as f64);
+        let (sin, cos) = (angle.sin() as f32, angle.cos() as f32);
+        let (a, b) = (x[i], x[i + half]);
+        x[i] = a * cos - b * sin;
+        x[i + half] = b * cos + a * sin;
+    }
+}
+
+fn softmax(scores: &mut [f32]) {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+    let sum: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|s| *s /= sum);
+}
+
+/// `softmax(q . K[first..=t]) V[first..=t]` for one head; `keys[j]` and `values[j]` belong to position j.
+fn attend(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], head: usize, first: usize, t: usize) -> Vec<f32> {
+    let d = q.len();
+    let of = |row: &Vec<f32>| row[head * d..(head + 1) * d].to_vec();
+    let mut scores: Vec<f32> = (first..=t).map(|j| dot(q, &of(&keys[j])) / (d as f32).sqrt()).collect();
+    softmax(&mut scores);
+    let mut y = vec![0.0; d];
+    for (p, j) in scores.iter().zip(first..) {
+        y.iter_mut().zip(of(&values[j])).for_each(|(y, v)| *y += p * v);
+    }
+    y
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+struct Gate {
+    weight: Matrix,
+    bias: Vec<f32>,
+    norm: Option<Vec<f32>>,
+}
+
+struct Layer {
+    input_norm: Vec<f32>,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    o: Matrix,
+    gate: Option<Gate>,
+    post_norm: Vec<f32>,
+    ff_gate: Matrix,
+    ff_up: Matrix,
+    ff_down: Matrix,
+}
+
+/// A checkpoint's weights in f32, ready for the reference forward.
+pub struct Reference {
+    config: ModelConfig,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    final_norm: Vec<f32>,
+    head: Option<Matrix>,
+}
+
+impl Reference {
+    /// Copies a checkpoint's weights to f32.
+    ///
+    /// # Errors
+    /// The checkpoint lacks a tensor.
+    pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        let vector = |name: &str| Ok(checkpoint.tensor(name)?.to_f32());
+        let matrix = |name: &str| {
+            let t = checkpoint.tensor(name)?;
+            Ok(Matrix { width: *t.shape.last().unwrap_or(&1), values: t.to_f32() })
+        };
+        let layer = |n: usize| {
+            let name = |ending: &str| tensors::layer(n, ending);
+            let gate = match config.recipe.local {
+                None => None,
+                Some(local) => Some(Gate {
+                    weight: matrix(&name("self_attn.plt_gate.weight"))?,
+                    bias: vector(&name("self_attn.plt_gate.bias"))?,
+                    norm: match local.gate {
+                        GateKind::Hidden => Some(vector(&name("self_attn.plt_gate.gate_norm.weight"))?),
+                        GateKind::Query => None,
+                    },
+                }),
+            };
+            Ok(Layer {
+                input_norm: vector(&name("input_layernorm.weight"))?,
+                q: matrix(&name("self_attn.q_proj.weight"))?,
+                k: matrix(&name("self_attn.k_proj.weight"))?,
+                v: matrix(&name("self_attn.v_proj.weight"))?,
+                o: matrix(&name("self_attn.o_proj.weight"))?,
+                gate,
+                post_norm: vector(&name("post_attention_layernorm.weight"))?,
+                ff_gate: matrix(&name("mlp.gate_proj.weight"))?,
+                ff_up: matrix(&name("mlp.up_proj.weight"))?,
+                ff_down: matrix(&name("mlp.down_proj.weight"))?,
+            })
+        };
+        Ok(Self {
+            embedding: matrix(tensors::EMBEDDING)?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            final_norm: vector(tensors::FINAL_NORM)?,
+            head: if config.tie_word_embeddings { None } else { Some(matrix(tensors::HEAD)?) },
+            config,
+        })
+    }
+
+    /// Logits of the last loop and the normed state after every loop.
+    ///
+    /// # Errors
+    /// There are no ids, too many, or one outside the vocabulary.
+    pub fn forward(&self, ids: &[u32]) -> Result<Output> {
+        self.config.check_tokens(ids)?;
+        let (recipe, eps) = (&self.config.recipe, self.config.rms_norm_eps);
+        let embedding: Vec<&[f32]> = ids.iter().map(|id| self.embedding.row(*id as usize)).collect();
+        let mut states: Vec<Vec<Vec<f32>>> = Vec::new();
+        let mut shared: Vec<Cache> = self.layers.iter().map(|_| Cache::default()).collect();
+        let mut x: Vec<Vec<f32>> = embedding.iter().map(|e| e.to_vec()).collect();
+        for r in 0..recipe.count {
+            if r > 0 {
+                let before = if recipe.norm { &states[r - 1] } else { &x };
+                x = (0..ids.len()).map(|t| self.loop_input(embedding[t], before, t)).collect();
+            }
+            for (layer, cache) in self.layers.iter().zip(&mut shared) {
+                self.block(layer, cache, &mut x, r);
+            }
+            states.push(x.iter().map(|x| rms_norm(x, &self.final_norm, eps)).collect());
+        }
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        let logits = states.last().map_or(vec![], |s| s.iter().map(|s| head.times(s)).collect());
+        Ok(Output { logits, states })
+    }
+
+    /// Input of a loop r >= 2 at position t: `embedding_scale * E_t + hidden_scale * H_{t - shift}`.
+    fn loop_input(&self, embedding: &[f32], before: &[Vec<f32>], t: usize) -> Vec<f32> {
+        let recipe = &self.config.recipe;
+        let source = if recipe.shift { t.checked_sub(1) } else { Some(t) };
+        let mut x = vec![0.0; embedding.len()];
+        if let Some(source) = source {
+            x.iter_mut().zip(&before[source]).for_each(|(x, h)| *x = recipe.hidden_scale * h);
+        }
+        if let Some(scale) = recipe.embedding_scale {
+            x.iter_mut().zip(embedding).for_each(|(x, e)| *x += scale * e);
+        }
+        x
+    }
+
+    /// One pre-norm block over all positions, in loop `r` (0-based).
+    fn block(&self, layer: &Layer, shared: &mut Cache, x: &mut [Vec<f32>], r: usize) {
+        let c = &self.config;
+        let (eps, theta, head_dim) = (c.rms_norm_eps, c.rope_theta, c.head_dim);
+        let group = c.num_attention_heads / c.num_key_value_heads;
+        let turned = |m: &Matrix, u: &[Vec<f32>]| -> Vec<Vec<f32>> {
+            let mut rows: Vec<Vec<f32>> = u.iter().map(|u| m.times(u)).collect();
+            for (t, row) in rows.iter_mut().enumerate() {
+                row.chunks_exact_mut(head_dim).for_each(|head| rope(head, t, theta));
+            }
+            rows
+        };
+        let u: Vec<Vec<f32>> = x.iter().map(|x| rms_norm(x, &layer.input_norm, eps)).collect();
+        let q = turned(&layer.q, &u);
+        let own = Cache { k: turned(&layer.k, &u), v: u.iter().map(|u| layer.v.times(u)).collect() };
+        let later_shared = r > 0 && c.recipe.kv == KvMode::Shared;
+        if r == 0 {
+            *shared = own.clone();
+        }
+        for t in 0..x.len() {
+            let global = if later_shared { &*shared } else { &own };
+            let mut y = Vec::with_capacity(c.query_width());
+            for h in 0..c.num_attention_heads {
+                let q = &q[t][h * head_dim..(h + 1) * head_dim];
+                let mut head = attend(q, &global.k, &global.v, h / group, 0, t);
+                if let (true, Some(local), Some(gate)) = (later_shared, c.recipe.local, &layer.gate) {
+                    let score = match &gate.norm {
+                        Some(norm) => dot(gate.weight.row(h), &rms_norm(&x[t], norm, eps)),
+                        None => dot(gate.weight.row(h), q),
+                    };
+                    let g = sigmoid(score + gate.bias[h]);
+                    let near = attend(q, &own.k, &own.v, h / group, t.saturating_sub(local.left), t);
+                    head.iter_mut().zip(near).for_each(|(y, near)| *y = g * *y + (1.0 - g) * near);
+                }
+                y.extend(head);
+            }
+            let residual = layer.o.times(&y);
+            x[t].iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+            let u = rms_norm(&x[t], &layer.post_norm, eps);
+            let silu = |a: f32| a * sigmoid(a);
+            let inner: Vec<f32> =
+                layer.ff_gate.times(&u).iter().zip(layer.ff_up.times(&u)).map(|(g, up)| silu(*g) * up).collect();
+            let residual = layer.ff_down.times(&inner);
+            x[t].iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+        }
+    }
+}
+
+/// Keys (after RoPE) and values of one layer: `[T][G * D]`.
+#[derive(Clone, Default)]
+struct Cache {
+    k: Vec<Vec<f32>>,
+    v: Vec<Vec<f32>>,
+}

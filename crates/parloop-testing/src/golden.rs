@@ -1,0 +1,52 @@
+//! The golden folders: checkpoints and what an outside implementation computes from them.
+
+use parloop_model::Checkpoint;
+use safetensors::SafeTensors;
+use std::path::PathBuf;
+
+/// Names of the golden folders, one per recipe of the family.
+pub const GOLDENS: [&str; 8] =
+    ["vanilla", "loop2", "loop2-clp", "loop2-clp-share", "plt2", "plt3", "plt2-query-gate", "loop2-share-gswa"];
+
+/// One golden: a checkpoint, a sequence, and the expected results in f32.
+pub struct Golden {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The checkpoint in it.
+    pub checkpoint: Checkpoint,
+    /// T token ids.
+    pub ids: Vec<u32>,
+    /// `[T * V]`
+    pub logits: Vec<f32>,
+    /// `[R * T * d]`, after the final norm.
+    pub states: Vec<f32>,
+    /// Mean next-token cross-entropy in nats.
+    pub loss: f32,
+    expected: Vec<u8>,
+}
+
+impl Golden {
+    /// Reads a golden folder.
+    pub fn read(name: &str) -> Self {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/goldens")).join(name);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let expected = std::fs::read(folder.join("expected.safetensors")).unwrap();
+        let (ids, logits, states, loss) = {
+            let file = SafeTensors::deserialize(&expected).unwrap();
+            let ids = file.tensor("ids").unwrap();
+            let ids = ids.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+            let of = |name: &str| floats(&file, name);
+            (ids, of("logits"), of("states"), of("loss")[0])
+        };
+        Self { folder, checkpoint, ids, logits, states, loss, expected }
+    }
+
+    /// The expected gradient of the loss with respect to a tensor.
+    pub fn gradient(&self, name: &str) -> Vec<f32> {
+        floats(&SafeTensors::deserialize(&self.expected).unwrap(), &format!("grad.{name}"))
+    }
+}
+
+fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    file.tensor(name).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}

@@ -1,0 +1,107 @@
+//! Random small models: any recipe, odd sizes, seeded.
+
+use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
+use safetensors::tensor::{Dtype, TensorView};
+use std::sync::Arc;
+
+/// A small seeded generator (SplitMix64), so that a failing case can be repeated from its seed.
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// The next 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub fn range(&mut self, low: usize, high: usize) -> usize {
+        low + (self.bits() % (high - low + 1) as u64) as usize
+    }
+
+    /// True half of the time.
+    pub fn flip(&mut self) -> bool {
+        self.bits() & 1 == 1
+    }
+
+    /// Uniform in [0, 1).
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Standard normal (Box-Muller).
+    pub fn normal(&mut self) -> f32 {
+        let (u, v) = (1.0 - self.unit(), self.unit());
+        (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+    }
+}
+
+/// A random configuration: R 1..4, left 0..9, grouped heads, odd sizes, both gates, tied or not.
+pub fn config(rng: &mut Rng) -> ModelConfig {
+    let kv = if rng.flip() { KvMode::Shared } else { KvMode::PerLoop };
+    let gate = if rng.flip() { GateKind::Hidden } else { GateKind::Query };
+    let local = (kv == KvMode::Shared && rng.range(0, 3) > 0).then(|| Local { left: rng.range(0, 9), gate });
+    let recipe = Recipe {
+        count: rng.range(1, 4),
+        shift: rng.flip(),
+        embedding_scale: rng.flip().then(|| 0.5 + rng.unit()),
+        hidden_scale: 0.05 + rng.unit(),
+        norm: rng.flip(),
+        kv,
+        local,
+    };
+    config_with(rng, recipe)
+}
+
+/// A configuration of random odd sizes around a given recipe.
+pub fn config_with(rng: &mut Rng, recipe: Recipe) -> ModelConfig {
+    let kv_heads = rng.range(1, 3);
+    ModelConfig {
+        model_type: "parloop".into(),
+        architectures: vec![],
+        vocab_size: rng.range(5, 70),
+        hidden_size: rng.range(3, 41),
+        intermediate_size: rng.range(1, 50),
+        num_hidden_layers: rng.range(1, 3),
+        num_attention_heads: kv_heads * rng.range(1, 3),
+        num_key_value_heads: kv_heads,
+        head_dim: 2 * rng.range(1, 11),
+        rms_norm_eps: 1e-5,
+        rope_theta: 10000.0,
+        max_position_embeddings: 4096,
+        tie_word_embeddings: rng.flip(),
+        bos_token_id: None,
+        eos_token_id: None,
+        hidden_act: "silu".into(),
+        torch_dtype: None,
+        recipe,
+        other: Default::default(),
+    }
+}
+
+/// A checkpoint in memory with random weights whose states stay of order one.
+pub fn checkpoint(config: &ModelConfig, rng: &mut Rng) -> Checkpoint {
+    let specs = tensors::expected(config);
+    let data: Vec<Vec<f32>> = specs
+        .iter()
+        .map(|s| {
+            let scale = 1.0 / (*s.shape.last().unwrap() as f32).sqrt();
+            (0..s.elements())
+                .map(|_| match s.role {
+                    tensors::Role::Norm => 1.0 + 0.1 * rng.normal(),
+                    tensors::Role::Embedding | tensors::Role::GateBias => rng.normal(),
+                    _ => scale * rng.normal(),
+                })
+                .collect()
+        })
+        .collect();
+    let views = specs
+        .iter()
+        .zip(&data)
+        .map(|(s, d)| (s.name.clone(), TensorView::new(Dtype::F32, s.shape.clone(), bytemuck::cast_slice(d)).unwrap()));
+    let bytes = safetensors::serialize(views, None).unwrap();
+    Checkpoint::from_parts(&config.to_json(), Arc::new(bytes), None).unwrap()
+}

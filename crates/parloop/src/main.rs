@@ -1,0 +1,2 @@
+//! The parloop command.
+fn main() {}
