@@ -1,0 +1,401 @@
+//! Attention of many rows: each row has its own query and its own keys to look at.
+//!
+//! Per head (`docs/model.md`): `y_global = softmax(q . K) V` over a cache; rows of later loops may add
+//! `y_local`, the same over their own ring, and mix `y = g y_global + (1 - g) y_local`.
+//!
+//! Softmax runs over blocks of 64 positions that start at multiples of 64, with a running maximum. Which blocks a row
+//! visits, and in which order it sums, depends on its own position and window only.
+
+use crate::SharedMut;
+use crate::isa::kernel;
+use crate::kv::{KvTiles, TILE};
+use crate::project::Projector;
+use crate::simd::Simd;
+use std::cell::RefCell;
+
+/// Positions of a softmax block.
+const BLOCK: usize = 64;
+/// Queries (rows x heads of a group) of a task at most; bounds its scratch space.
+const QUERIES: usize = 32;
+
+/// Keys and values, and which positions of them a row attends.
+#[derive(Clone, Copy)]
+pub struct Branch<'a> {
+    /// Where they are kept.
+    pub kv: &'a KvTiles,
+    /// First position attended.
+    pub first: usize,
+    /// Last position attended.
+    pub last: usize,
+}
+
+/// What one row attends.
+#[derive(Clone, Copy)]
+pub struct Attend<'a> {
+    /// The causal branch.
+    pub global: Branch<'a>,
+    /// The window over the row's own loop, with g for each head.
+    pub local: Option<(Branch<'a>, &'a [f32])>,
+}
+
+/// Attends with every row's queries `[rows][H * D]` (already rotated) and writes `[rows][H * D]`.
+///
+/// Neighbouring rows with the same global keys share the read of them.
+///
+/// # Panics
+/// If lengths do not fit, a branch reaches outside the positions held, or a gate has not one value a head.
+pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], out: &mut [f32]) {
+    let Some(first) = rows.first() else { return };
+    let (groups, dim) = first.global.kv.shape();
+    assert!(heads.is_multiple_of(groups) && q.len() == rows.len() * heads * dim && out.len() == q.len());
+    for row in rows {
+        let branches = [Some(row.global), row.local.map(|l| l.0)];
+        for branch in branches.into_iter().flatten() {
+            let held = branch.kv.range();
+            assert!(branch.kv.shape() == (groups, dim), "shape of keys and values");
+            assert!(branch.first <= branch.last && held.start <= branch.first && branch.last < held.end);
+        }
+        assert!(row.local.is_none_or(|(_, gate)| gate.len() == heads), "one gate a head");
+    }
+    let per_task = (QUERIES / (heads / groups)).max(1);
+    // Runs of rows over the same cache, cut to the size of a task.
+    let mut spans: Vec<(usize, usize)> = Vec::with_capacity(rows.len().div_ceil(per_task));
+    for i in 0..rows.len() {
+        match spans.last_mut() {
+            Some((start, end)) if same(&rows[*start].global, &rows[i].global) && *end - *start < per_task => *end += 1,
+            _ => spans.push((i, i + 1)),
+        }
+    }
+    let isa = on.isa();
+    let out = SharedMut::new(out);
+    let run = |i: usize| {
+        let (start, end) = spans[i / groups];
+        let task = Task { q, rows, start, end, head: i % groups, heads, groups, dim, out };
+        // SAFETY: `isa` is available; ranges were checked above; tasks write disjoint (row, head) parts of `out`.
+        unsafe { run(isa, &task) }
+    };
+    // A short context is not worth waking the workers: the queries' dot products cost less than the wake-up.
+    let keys: usize = rows.iter().map(|r| r.global.last - r.global.first + 1).sum();
+    if keys * heads * dim < 1 << 14 {
+        (0..spans.len() * groups).for_each(run);
+    } else {
+        on.pool.run(spans.len() * groups, run);
+    }
+}
+
+fn same(a: &Branch<'_>, b: &Branch<'_>) -> bool {
+    std::ptr::eq(a.kv, b.kv)
+}
+
+/// Some rows, one group of heads.
+struct Task<'a> {
+    q: &'a [f32],
+    rows: &'a [Attend<'a>],
+    start: usize,
+    end: usize,
+    head: usize,
+    heads: usize,
+    groups: usize,
+    dim: usize,
+    out: SharedMut<f32>,
+}
+
+thread_local! {
+    /// Scratch space, kept from call to call.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+kernel! {
+    /// Computes a task.
+    fn run(task: &Task<'_>) = run_generic
+}
+
+#[inline(always)]
+unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let per_row = task.heads / task.groups;
+        let queries = (task.end - task.start) * per_row;
+        let padded = task.dim.next_multiple_of(TILE);
+        let sizes = [queries * task.dim, queries * padded, queries * padded, queries * BLOCK, queries * TILE, queries];
+        let total: usize = sizes.iter().sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
+        }
+        let mut rest = &mut scratch[..total];
+        let mut part = |n: usize| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = tail;
+            head
+        };
+        let [q, global, local] = [part(sizes[0]), part(sizes[1]), part(sizes[2])];
+        let mut space = Space { scores: part(sizes[3]), sums: part(sizes[4]), maxima: part(sizes[5]) };
+
+        let scale = 1.0 / (task.dim as f32).sqrt();
+        for (i, row) in (task.start..task.end).enumerate() {
+            let from = &task.q[(row * task.heads + task.head * per_row) * task.dim..][..per_row * task.dim];
+            let to = &mut q[i * per_row * task.dim..][..per_row * task.dim];
+            to.iter_mut().zip(from).for_each(|(t, f)| *t = f * scale);
+        }
+        let rows = &task.rows[task.start..task.end];
+        // SAFETY: the caller's promise.
+        unsafe {
+            branch::<S>(task, q, rows, false, global, &mut space);
+            let mut i = 0;
+            while i < rows.len() {
+                // Neighbouring rows of one loop share a ring.
+                let Some((own, _)) = rows[i].local else {
+                    i += 1;
+                    continue;
+                };
+                let shares = |r: &&Attend<'_>| r.local.is_some_and(|(b, _)| same(&b, &own));
+                let n = rows[i..].iter().take_while(shares).count();
+                let (q, o) = (&q[i * per_row * task.dim..], &mut local[i * per_row * padded..]);
+                branch::<S>(task, q, &rows[i..i + n], true, o, &mut space);
+                i += n;
+            }
+        }
+        for (i, row) in rows.iter().enumerate() {
+            for j in 0..per_row {
+                let head = task.head * per_row + j;
+                let from = (i * per_row + j) * padded;
+                let y = &global[from..from + task.dim];
+                // SAFETY: this (row, head) belongs to this task alone.
+                let out = unsafe { task.out.slice(((task.start + i) * task.heads + head) * task.dim, task.dim) };
+                match row.local {
+                    None => out.copy_from_slice(y),
+                    Some((_, gate)) => {
+                        let (g, near) = (gate[head], &local[from..from + task.dim]);
+                        for ((out, y), near) in out.iter_mut().zip(y).zip(near) {
+                            *out = g * y + (1.0 - g) * near;
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+struct Space<'a> {
+    /// `[queries][BLOCK]`
+    scores: &'a mut [f32],
+    /// `[queries][16]`, running sums of the exponentials by lane.
+    sums: &'a mut [f32],
+    /// `[queries]`, running maxima.
+    maxima: &'a mut [f32],
+}
+
+/// One branch of attention for rows over the same keys: `o [queries][Dp]` becomes `softmax(q . K) V`.
+#[inline(always)]
+unsafe fn branch<S: Simd>(
+    task: &Task<'_>,
+    q: &[f32],
+    rows: &[Attend<'_>],
+    local: bool,
+    o: &mut [f32],
+    space: &mut Space<'_>,
+) {
+    let of = |r: usize| if local { rows[r].local.map_or(rows[r].global, |l| l.0) } else { rows[r].global };
+    let (dim, padded, per_row) = (task.dim, task.dim.next_multiple_of(TILE), task.heads / task.groups);
+    let queries = rows.len() * per_row;
+    let kv = of(0).kv;
+    let (mut first, mut last) = (usize::MAX, 0);
+    for r in 0..rows.len() {
+        (first, last) = (first.min(of(r).first), last.max(of(r).last));
+    }
+    o[..queries * padded].fill(0.0);
+    space.sums[..queries * TILE].fill(0.0);
+    space.maxima[..queries].fill(f32::NEG_INFINITY);
+    for block in first / BLOCK..=last / BLOCK {
+        let (low, high) = (first.max(block * BLOCK), last.min(block * BLOCK + BLOCK - 1));
+        // SAFETY: the instruction set is the caller's promise; slices below cover every pointer used.
+        unsafe {
+            for tile in low / TILE..=high / TILE {
+                let keys = kv.keys(tile, task.head);
+                let to = (tile * TILE) % BLOCK;
+                let mut i = 0;
+                while i < queries {
+                    let (q, s) = (q[i * dim..].as_ptr(), space.scores[i * BLOCK + to..].as_mut_ptr());
+                    i += match queries - i {
+                        1 => scores::<S, 1>(q, dim, keys, s),
+                        2 => scores::<S, 2>(q, dim, keys, s),
+                        3 => scores::<S, 3>(q, dim, keys, s),
+                        4 | 5 => scores::<S, 4>(q, dim, keys, s),
+                        _ => scores::<S, 6>(q, dim, keys, s),
+                    };
+                }
+            }
+            let (from, to) = (low / TILE * TILE % BLOCK, high % BLOCK / TILE * TILE + TILE);
+            for i in 0..queries {
+                let own = of(i / per_row);
+                let scores = &mut space.scores[i * BLOCK + from..i * BLOCK + to];
+                let base = block * BLOCK + from;
+                if own.first > base {
+                    let n = scores.len().min(own.first - base);
+                    scores[..n].fill(f32::NEG_INFINITY);
+                }
+                if own.last + 1 < base + scores.len() {
+                    let n = (own.last + 1).saturating_sub(base);
+                    scores[n..].fill(f32::NEG_INFINITY);
+                }
+                let (sums, max) = (&mut space.sums[i * TILE..][..TILE], &mut space.maxima[i]);
+                exponentials::<S>(scores, sums, max, &mut o[i * padded..][..padded]);
+            }
+            let mut i = 0;
+            while i < queries {
+                let (o, p) = (o[i * padded..].as_mut_ptr(), space.scores[i * BLOCK..].as_ptr());
+                let mix = |n| Mix { kv, head: task.head, low, high, padded, o, p, queries: n };
+                i += match queries - i {
+                    1 => values::<S, 1>(&mix(1)),
+                    2 => values::<S, 2>(&mix(2)),
+                    3 => values::<S, 3>(&mix(3)),
+                    _ => values::<S, 4>(&mix(4)),
+                };
+            }
+        }
+    }
+    for i in 0..queries {
+        let sum: f32 = {
+            let sums = &space.sums[i * TILE..][..TILE];
+            // SAFETY: TILE floats.
+            unsafe { lanes::<S>(sums) }
+        };
+        let factor = 1.0 / sum;
+        o[i * padded..][..padded].iter_mut().for_each(|o| *o *= factor);
+    }
+}
+
+/// The sum of 16 running sums.
+#[inline(always)]
+unsafe fn lanes<S: Simd>(sums: &[f32]) -> f32 {
+    // SAFETY: `sums` holds TILE floats, a multiple of LANES.
+    unsafe {
+        let mut v = S::load(sums.as_ptr());
+        let mut i = S::LANES;
+        while i < TILE {
+            v = S::add(v, S::load(sums[i..].as_ptr()));
+            i += S::LANES;
+        }
+        S::reduce_add(v)
+    }
+}
+
+/// Scores of Q queries (`[Q][dim]`, already scaled) against the 16 keys of a tile, into rows BLOCK apart. Returns Q.
+#[inline(always)]
+unsafe fn scores<S: Simd, const Q: usize>(q: *const f32, dim: usize, keys: &[f32], s: *mut f32) -> usize {
+    let mut lane = 0;
+    while lane < TILE {
+        // SAFETY: `keys` is [dim][16]; `q` holds Q x dim floats; `s` has 16 floats in each of Q rows.
+        unsafe {
+            let mut acc = [S::zero(); Q];
+            for d in 0..dim {
+                let k = S::load(keys.as_ptr().add(d * TILE + lane));
+                for i in 0..Q {
+                    acc[i] = S::fma(S::splat(*q.add(i * dim + d)), k, acc[i]);
+                }
+            }
+            for i in 0..Q {
+                S::store(s.add(i * BLOCK + lane), acc[i]);
+            }
+        }
+        lane += S::LANES;
+    }
+    Q
+}
+
+/// Turns the scores of one query and block into `exp(score - maximum)`, and brings the running sums and the output
+/// so far to the new maximum.
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(scores: &mut [f32], sums: &mut [f32], max: &mut f32, o: &mut [f32]) {
+    // SAFETY: all lengths are multiples of 16, hence of LANES.
+    unsafe {
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        let mut i = 0;
+        while i < scores.len() {
+            largest = S::max(largest, S::load(scores[i..].as_ptr()));
+            i += S::LANES;
+        }
+        let largest = S::reduce_max(largest).max(*max);
+        if largest == f32::NEG_INFINITY {
+            // No key of this block is this query's: all weights are zero.
+            scores.fill(0.0);
+            return;
+        }
+        if largest > *max {
+            let mut factor = [0.0; TILE];
+            S::store(factor.as_mut_ptr(), S::exp(S::splat(*max - largest)));
+            sums.iter_mut().for_each(|s| *s *= factor[0]);
+            o.iter_mut().for_each(|o| *o *= factor[0]);
+            *max = largest;
+        }
+        let shift = S::splat(largest);
+        let mut i = 0;
+        while i < scores.len() {
+            let p = S::exp(S::sub(S::load(scores[i..].as_ptr()), shift));
+            S::store(scores[i..].as_mut_ptr(), p);
+            let sum = sums[i % TILE..].as_mut_ptr();
+            S::store(sum, S::add(S::load(sum), p));
+            i += S::LANES;
+        }
+    }
+}
+
+/// Operands of [`values`]: weights `p [queries][BLOCK]` for the positions `low..=high` of one block, and outputs
+/// `o [queries][padded]`.
+struct Mix<'a> {
+    kv: &'a KvTiles,
+    head: usize,
+    low: usize,
+    high: usize,
+    padded: usize,
+    o: *mut f32,
+    p: *const f32,
+    queries: usize,
+}
+
+/// `o += sum over positions of p * v`, position by position, for Q queries. Returns Q.
+#[inline(always)]
+unsafe fn values<S: Simd, const Q: usize>(mix: &Mix<'_>) -> usize {
+    debug_assert_eq!(mix.queries, Q);
+    let mut d = 0;
+    while d < mix.padded {
+        // SAFETY: `padded` is a multiple of 16; a tile's values are [16][padded]; `o` and `p` as `Mix` says.
+        unsafe {
+            let mut acc: [[S::V; 2]; Q] =
+                std::array::from_fn(|i| std::array::from_fn(|j| S::load(at::<S>(mix, i, d, j))));
+            let mut position = mix.low;
+            while position <= mix.high {
+                let tile = mix.kv.values(position / TILE, mix.head).as_ptr();
+                let end = (position / TILE * TILE + TILE - 1).min(mix.high);
+                while position <= end {
+                    let row = tile.add(position % TILE * mix.padded + d);
+                    let v = [S::load(row), S::load(row.add(second::<S>(mix, d)))];
+                    for i in 0..Q {
+                        let p = S::splat(*mix.p.add(i * BLOCK + position % BLOCK));
+                        acc[i][0] = S::fma(p, v[0], acc[i][0]);
+                        acc[i][1] = S::fma(p, v[1], acc[i][1]);
+                    }
+                    position += 1;
+                }
+            }
+            for i in 0..Q {
+                // The second vector first: where it repeats the first, the same value is stored twice.
+                for j in [1, 0] {
+                    S::store(at::<S>(mix, i, d, j).cast_mut(), acc[i][j]);
+                }
+            }
+        }
+        d += 2 * S::LANES;
+    }
+    Q
+}
+
+/// Distance of the second vector of a pair; 0 where only one vector is left.
+#[inline(always)]
+fn second<S: Simd>(mix: &Mix<'_>, d: usize) -> usize {
+    if d + S::LANES < mix.padded { S::LANES } else { 0 }
+}
+
+#[inline(always)]
+fn at<S: Simd>(mix: &Mix<'_>, i: usize, d: usize, j: usize) -> *const f32 {
+    mix.o.wrapping_add(i * mix.padded + d + j * second::<S>(mix, d))
+}

@@ -1,0 +1,258 @@
+//! Persistent worker threads that share the tasks of a call.
+//!
+//! A decode step makes dozens of calls of a few microseconds each, so starting a call must cost well under one:
+//! workers spin for the next call for a while and only then park. A call is announced by raising an epoch; tasks are
+//! taken from a shared counter; the caller takes part and returns when every worker has seen the counter run out.
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, Thread};
+
+/// Rounds of spinning before a worker parks; some tens of microseconds to a millisecond, depending on the machine.
+const SPINS: usize = 20_000;
+
+type Task<'a> = &'a (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// Raised by one to announce a call; workers compare it with the last one they served.
+    epoch: AtomicUsize,
+    /// The next task to take.
+    next: AtomicUsize,
+    /// Workers that have not yet finished the current call.
+    busy: AtomicUsize,
+    /// Set when the pool is dropped.
+    stop: AtomicBool,
+    /// Set by a worker whose task panicked.
+    failed: AtomicBool,
+    /// The current call. Written only while `busy` is 0, read only between an announcement and the worker's
+    /// decrement of `busy`.
+    call: UnsafeCell<Option<(Task<'static>, usize)>>,
+    parked: Vec<AtomicBool>,
+}
+
+// SAFETY: `call` is the only member that is not Sync by itself; the protocol above orders every access to it:
+// the caller's write happens before the Release increment of `epoch`, which each worker acquires before reading;
+// each worker's read happens before its Release decrement of `busy`, which the caller acquires before it writes again.
+unsafe impl Sync for Shared {}
+// SAFETY: the tasks it refers to are Sync.
+unsafe impl Send for Shared {}
+
+/// A fixed set of worker threads.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<(Thread, Option<JoinHandle<()>>)>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's included; 0 counts as 1. If the system refuses a thread, the pool
+    /// works with those it got.
+    pub fn new(threads: usize) -> Self {
+        let extra = threads.max(1) - 1;
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            call: UnsafeCell::new(None),
+            parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let mut workers = Vec::with_capacity(extra);
+        for i in 0..extra {
+            let shared = shared.clone();
+            let builder = std::thread::Builder::new().name(format!("parloop-{}", i + 1));
+            match builder.spawn(move || work(&shared, i)) {
+                Ok(handle) => workers.push((handle.thread().clone(), Some(handle))),
+                Err(_) => break,
+            }
+        }
+        Self { shared, workers }
+    }
+
+    /// Physical cores of the machine, or `PARLOOP_THREADS`.
+    ///
+    /// # Errors
+    /// The variable is not a number from 1 to 1024.
+    pub fn default_threads() -> Result<usize, String> {
+        match std::env::var("PARLOOP_THREADS") {
+            Ok(text) => match text.parse() {
+                Ok(n) if (1..=1024).contains(&n) => Ok(n),
+                _ => Err(format!("PARLOOP_THREADS is \"{text}\", expected a number from 1 to 1024")),
+            },
+            Err(_) => Ok(physical_cores()),
+        }
+    }
+
+    /// Number of threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `task(0)`, ..., `task(tasks - 1)`, each once, on the pool's threads, and returns when all have ended.
+    /// Which thread runs which task is undefined.
+    ///
+    /// # Panics
+    /// If a task panics.
+    pub fn run(&mut self, tasks: usize, task: impl Fn(usize) + Sync) {
+        if tasks <= 1 || self.workers.is_empty() {
+            (0..tasks).for_each(task);
+            return;
+        }
+        let shared = &*self.shared;
+        let task: Task<'_> = &task;
+        // SAFETY: the reference is used by workers only until they decrement `busy`, and this function does not
+        // return or unwind before `busy` is 0 (see `Wait`); so the task outlives every use.
+        let task: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
+        // SAFETY: no call is running (`&mut self`, and `run` waits for its workers), so nobody else reads `call`.
+        unsafe { *shared.call.get() = Some((task, tasks)) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        // SeqCst with the worker's parked flag: either the worker sees the new epoch before it parks, or we see
+        // its flag here and wake it.
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (i, (thread, _)) in self.workers.iter().enumerate() {
+            if shared.parked[i].load(Ordering::SeqCst) {
+                thread.unpark();
+            }
+        }
+        let wait = Wait(shared);
+        take_tasks(shared, task, tasks);
+        drop(wait);
+        assert!(!shared.failed.swap(false, Ordering::Relaxed), "a worker's task panicked");
+    }
+}
+
+/// Waits for the workers even if the caller's own task panics.
+struct Wait<'a>(&'a Shared);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut spins = 0;
+        while self.0.busy.load(Ordering::Acquire) != 0 {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                // More threads than cores: let the worker have this one.
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn take_tasks(shared: &Shared, task: Task<'_>, tasks: usize) {
+    loop {
+        let i = shared.next.fetch_add(1, Ordering::Relaxed);
+        if i >= tasks {
+            return;
+        }
+        task(i);
+    }
+}
+
+fn work(shared: &Shared, index: usize) {
+    let mut served = 0;
+    loop {
+        let mut spins = 0;
+        while shared.epoch.load(Ordering::Acquire) == served {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            shared.parked[index].store(true, Ordering::SeqCst);
+            if shared.epoch.load(Ordering::SeqCst) == served {
+                std::thread::park();
+            }
+            shared.parked[index].store(false, Ordering::Relaxed);
+        }
+        served = served.wrapping_add(1);
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: between the announcement (acquired above) and the decrement of `busy` the call is not written.
+        if let Some((task, tasks)) = unsafe { *shared.call.get() } {
+            let run = std::panic::AssertUnwindSafe(|| take_tasks(shared, task, tasks));
+            if std::panic::catch_unwind(run).is_err() {
+                shared.failed.store(true, Ordering::Relaxed);
+            }
+        }
+        shared.busy.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (thread, handle) in &mut self.workers {
+            thread.unpark();
+            if let Some(handle) = handle.take() {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+/// Physical cores as Linux lists them; elsewhere, and where the list is missing, the threads the system offers.
+fn physical_cores() -> usize {
+    let logical = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut cores = std::collections::BTreeSet::new();
+    for cpu in 0..logical {
+        let read = |what: &str| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{what}"));
+        match (read("physical_package_id"), read("core_id")) {
+            (Ok(package), Ok(core)) => cores.insert((package, core)),
+            _ => return logical,
+        };
+    }
+    cores.len().clamp(1, logical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_whatever_the_number_of_threads() {
+        for threads in [0, 1, 2, 3, 9] {
+            let mut pool = Pool::new(threads);
+            for tasks in [0, 1, 2, 7, 100] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..50 {
+                    pool.run(tasks, |i| {
+                        counts[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 50), "{threads} threads, {tasks} tasks");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_wakes_after_its_workers_have_parked() {
+        let mut pool = Pool::new(3);
+        for pause in [0, 1, 30] {
+            std::thread::sleep(std::time::Duration::from_millis(pause));
+            let sum = AtomicUsize::new(0);
+            pool.run(10, |i| {
+                sum.fetch_add(i, Ordering::Relaxed);
+            });
+            assert_eq!(sum.load(Ordering::Relaxed), 45);
+        }
+    }
+
+    #[test]
+    fn a_panicking_task_reaches_the_caller_and_the_pool_survives() {
+        let mut pool = Pool::new(2);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.run(20, |i| assert!(i != 13, "on purpose"));
+        }));
+        assert!(result.is_err());
+        let ran = AtomicUsize::new(0);
+        pool.run(5, |_| {
+            ran.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(ran.load(Ordering::Relaxed), 5);
+    }
+}

@@ -1,0 +1,213 @@
+//! Products with dense weights (f32, bf16) that lie row by row.
+//!
+//! A dot product keeps one vector accumulator over the whole inner dimension and sums its lanes at the end, in an
+//! order that depends on nothing but the width: so a result is the same in any company. Four outputs and a few rows
+//! are in flight at a time, to load each weight once for all rows of the block.
+
+use super::Effect;
+use crate::isa::kernel;
+use crate::simd::Simd;
+use crate::weights::{WeightType, Weights};
+use crate::{SharedMut, ops};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Outputs of a tile; tasks cover whole tiles.
+pub(super) const TILE: usize = 16;
+/// Outputs in flight.
+const LINE: usize = 4;
+/// Rows of a tile at most.
+const ROWS: usize = 48;
+
+/// Rows of a task: as many as leave room in a core's second-level cache.
+pub(super) fn row_block(width: usize) -> usize {
+    ((256 << 10) / width).clamp(6, ROWS) / 6 * 6
+}
+
+/// Prepared input rows: `stride` bytes apart, zero-padded to a multiple of 32 columns.
+#[derive(Clone, Copy)]
+pub(super) struct Input {
+    pub rows: *const u8,
+    pub stride: usize,
+}
+
+// SAFETY: the rows are only read while the call that prepared them runs.
+unsafe impl Send for Input {}
+// SAFETY: as above.
+unsafe impl Sync for Input {}
+
+impl Input {
+    pub fn skip_rows(self, row: usize) -> Self {
+        Self { rows: self.rows.wrapping_add(row * self.stride), stride: self.stride }
+    }
+}
+
+/// A range of outputs for a range of rows.
+pub(super) struct Task<'a> {
+    pub weights: &'a Weights,
+    pub effect: Effect<'a>,
+    pub input: Input,
+    pub rows: Range<usize>,
+    pub outputs: Range<usize>,
+    /// `[all rows][all outputs]`
+    pub out: SharedMut<f32>,
+}
+
+kernel! {
+    /// Computes a task.
+    pub(super) fn run(task: &Task<'_>) = run_generic
+}
+
+#[inline(always)]
+unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
+    let (n, all) = (task.rows.len(), task.weights.outputs());
+    let mut first = task.outputs.start;
+    let mut a = [MaybeUninit::<f32>::uninit(); ROWS * TILE];
+    let mut b = [MaybeUninit::<f32>::uninit(); ROWS * TILE];
+    while first < task.outputs.end {
+        let count = TILE.min(task.outputs.end - first);
+        // SAFETY: rows and outputs are in range; the tile writes all of `n` rows before they are read here; the
+        // output ranges of tasks are disjoint.
+        unsafe {
+            tile::<S>(task, task.weights, first, count, &mut a);
+            if let Effect::SwiGlu(up) = task.effect {
+                tile::<S>(task, up, first, count, &mut b);
+            }
+            for r in 0..n {
+                let result = &mut *std::ptr::from_mut(&mut a[r * TILE..][..TILE]).cast::<[f32; TILE]>();
+                let out = task.out.slice((task.rows.start + r) * all + first, count);
+                match task.effect {
+                    Effect::Store => {}
+                    Effect::Add => result.iter_mut().zip(&*out).for_each(|(r, o)| *r += o),
+                    Effect::SwiGlu(_) => {
+                        let up = &*std::ptr::from_ref(&b[r * TILE..][..TILE]).cast::<[f32; TILE]>();
+                        ops::swiglu_inline::<S>(result, up);
+                    }
+                }
+                out.copy_from_slice(&result[..count]);
+            }
+        }
+        first += count;
+    }
+}
+
+/// Outputs `first .. first + count` for all rows of the task, `[rows][TILE]`. All TILE columns are written; those
+/// past `count` repeat the last output.
+#[inline(always)]
+unsafe fn tile<S: Simd>(
+    task: &Task<'_>,
+    weights: &Weights,
+    first: usize,
+    count: usize,
+    out: &mut [MaybeUninit<f32>; ROWS * TILE],
+) {
+    let row_bytes = weights.kind().row_bytes(weights.inputs());
+    let data = weights.data();
+    for line in 0..TILE / LINE {
+        let mut w = [std::ptr::null::<u8>(); LINE];
+        for (i, w) in w.iter_mut().enumerate() {
+            let output = first + (line * LINE + i).min(count - 1);
+            *w = data[output * row_bytes..(output + 1) * row_bytes].as_ptr();
+        }
+        if line * LINE >= count {
+            // The whole line is past the end: the columns are never read, but must hold something.
+            for r in 0..task.rows.len() {
+                out[r * TILE + line * LINE..][..LINE].fill(MaybeUninit::new(0.0));
+            }
+            continue;
+        }
+        let n = task.rows.len();
+        // Even blocks: 8 rows go as 4 + 4, not as 6 + 2.
+        let most = if S::LANES == 16 { 6 } else { 3 };
+        let size = n.div_ceil(n.div_ceil(most));
+        let mut r = 0;
+        while r < n {
+            let block = size.min(n - r);
+            let input = task.input.skip_rows(task.rows.start + r);
+            let to = &mut out[r * TILE + line * LINE..];
+            // SAFETY: pointers cover whole rows; `to` has room for `block` rows.
+            unsafe {
+                match block {
+                    1 => lines::<S, 1>(weights, &w, input, to),
+                    2 => lines::<S, 2>(weights, &w, input, to),
+                    3 => lines::<S, 3>(weights, &w, input, to),
+                    4 => lines::<S, 4>(weights, &w, input, to),
+                    5 => lines::<S, 5>(weights, &w, input, to),
+                    _ => lines::<S, 6>(weights, &w, input, to),
+                }
+            }
+            r += block;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn lines<S: Simd, const R: usize>(
+    weights: &Weights,
+    w: &[*const u8; LINE],
+    input: Input,
+    out: &mut [MaybeUninit<f32>],
+) {
+    // SAFETY: the caller's promise; the tail of a weight row goes through a padded buffer.
+    unsafe {
+        let mut acc = [[S::zero(); R]; LINE];
+        match weights.kind() {
+            WeightType::F32 => {
+                dots::<S, R, 4>(&mut acc, w, input, weights.inputs(), S::LANES, |acc, w, xs| {
+                    let w = S::load(w.cast());
+                    for r in 0..R {
+                        acc[r] = S::fma(w, S::load(xs[r].cast()), acc[r]);
+                    }
+                });
+            }
+            WeightType::Bf16 => {
+                dots::<S, R, 2>(&mut acc, w, input, weights.inputs(), S::BF16_STEP, |acc, w, xs| {
+                    let w = S::load_bf16(w.cast());
+                    for r in 0..R {
+                        acc[r] = S::dot_bf16(acc[r], w, xs[r]);
+                    }
+                });
+            }
+        }
+        for r in 0..R {
+            let sums = S::reduce_add4(std::array::from_fn(|i| acc[i][r]));
+            for (to, sum) in out[r * TILE..][..LINE].iter_mut().zip(sums) {
+                to.write(sum);
+            }
+        }
+    }
+}
+
+/// Walks LINE weight rows and R input rows in steps of `step` elements; `SIZE` is the bytes of a weight.
+#[inline(always)]
+unsafe fn dots<S: Simd, const R: usize, const SIZE: usize>(
+    acc: &mut [[S::V; R]; LINE],
+    w: &[*const u8; LINE],
+    input: Input,
+    width: usize,
+    step: usize,
+    f: impl Fn(&mut [S::V; R], *const u8, &[*const u8; R]),
+) {
+    // Bytes of an input element: bf16 inputs come with bf16 weights where the instruction set takes them.
+    let x_size = if SIZE == 2 && S::BF16_INPUT { 2 } else { 4 };
+    let whole = width - width % step;
+    let mut k = 0;
+    while k < whole {
+        let xs: [*const u8; R] = std::array::from_fn(|r| input.rows.wrapping_add(r * input.stride + k * x_size));
+        for i in 0..LINE {
+            f(&mut acc[i], w[i].wrapping_add(k * SIZE), &xs);
+        }
+        k += step;
+    }
+    if whole < width {
+        let xs: [*const u8; R] = std::array::from_fn(|r| input.rows.wrapping_add(r * input.stride + k * x_size));
+        for i in 0..LINE {
+            let mut padded = [0u8; 64];
+            // SAFETY: the rest of the weight row, less than a step (64 bytes at most).
+            unsafe {
+                std::ptr::copy_nonoverlapping(w[i].wrapping_add(k * SIZE), padded.as_mut_ptr(), (width - whole) * SIZE)
+            };
+            f(&mut acc[i], padded.as_ptr(), &xs);
+        }
+    }
+}

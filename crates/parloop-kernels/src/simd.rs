@@ -1,0 +1,102 @@
+//! Vectors of f32, one implementation per instruction set.
+//!
+//! Kernels are generic over [`Simd`] and marked `#[inline(always)]`, so that they are compiled inside a function that
+//! enables the instruction set (`isa::kernel!`).
+
+/// A vector of f32 lanes and the few operations the kernels need.
+///
+/// # Safety
+/// Every method may only be called where the implementation's instruction set is available; pointers must be valid
+/// for [`Simd::LANES`] elements (no alignment needed).
+#[allow(clippy::missing_safety_doc)] // Stated once, above.
+pub trait Simd: Copy + 'static {
+    /// The vector.
+    type V: Copy;
+    /// A vector of bf16 weights for [`Simd::dot_bf16`].
+    type B: Copy;
+    /// f32 lanes of a vector; a power of two that divides 16.
+    const LANES: usize;
+    /// Elements that one step of a bf16 dot product takes.
+    const BF16_STEP: usize;
+    /// Whether [`Simd::dot_bf16`] takes activations in bf16 (otherwise they stay f32).
+    const BF16_INPUT: bool;
+
+    /// All lanes zero.
+    unsafe fn zero() -> Self::V;
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// Loads lanes.
+    unsafe fn load(p: *const f32) -> Self::V;
+    /// Stores lanes.
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// a + b
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// a - b
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// a / b
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c, fused where the instruction set has it.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lane-wise maximum.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// 2^n for integral lanes in [-126, 127].
+    unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Lanes rounded to the nearest integer.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `value` where `a < limit`, else `other`.
+    unsafe fn select_lt(a: Self::V, limit: Self::V, value: Self::V, other: Self::V) -> Self::V;
+    /// Sum of the lanes, in a fixed order.
+    unsafe fn reduce_add(v: Self::V) -> f32;
+    /// Sums of four vectors, each in the same fixed order (which may differ from [`Simd::reduce_add`]'s).
+    unsafe fn reduce_add4(v: [Self::V; 4]) -> [f32; 4];
+    /// Largest lane.
+    unsafe fn reduce_max(v: Self::V) -> f32;
+    /// Loads [`Simd::BF16_STEP`] bf16 weights.
+    unsafe fn load_bf16(p: *const u16) -> Self::B;
+    /// `acc + sum of w * x` over one step; `x` points at bf16 or f32 activations as [`Simd::BF16_INPUT`] says.
+    unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V;
+
+    /// e^x to about 2 ulp; 0 below -87.
+    #[inline(always)]
+    unsafe fn exp(x: Self::V) -> Self::V {
+        // Cody-Waite reduction and the degree-5 polynomial of the Cephes library's expf.
+        // SAFETY: the caller's promise covers every method.
+        unsafe {
+            let low = Self::splat(-87.0);
+            let clamped = Self::max(x, low);
+            let clamped = Self::select_lt(clamped, Self::splat(88.0), clamped, Self::splat(88.0));
+            let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
+            let r = Self::fma(n, Self::splat(-0.693_359_4), clamped);
+            let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
+            let mut p = Self::splat(1.987_569_1e-4);
+            for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+                p = Self::fma(p, r, Self::splat(c));
+            }
+            let p = Self::fma(Self::mul(p, r), r, Self::add(r, Self::splat(1.0)));
+            Self::select_lt(x, low, Self::zero(), Self::mul(p, Self::pow2(n)))
+        }
+    }
+}
+
+/// bf16 to f32, exactly.
+#[inline(always)]
+pub fn bf16_to_f32(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+/// f32 to bf16, to nearest even.
+#[inline(always)]
+pub fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
