@@ -1,1 +1,97 @@
-//! Placeholder.
+//! The engine: everything it computes is a **row**.
+//!
+//! A row is one (sequence, loop r, position t). A [pass](pass) takes a batch of rows and pushes it through the N
+//! shared layers once; what the rows share is the weights. In each layer every row is normed and projected, rows that
+//! have keys of their own write them, every row attends, and the feed-forward follows. So decode, prefill, batching
+//! and scoring are one code path, and "parallel" is not a mode but the shape of the batch:
+//!
+//! | job | rows of one pass |
+//! |---|---|
+//! | [decode](step) one token of a PLT-R | R rows: loops 1..R of the same position |
+//! | decode a loop model without shift | 1 row a pass, R passes |
+//! | [prefill] | the prompt's positions of one loop, R passes, later loops truncated |
+//! | several sequences | the above for each, mixed |
+//!
+//! [`Sequence`] is what is remembered between passes: the shared cache, the rings of later loops, and the carried
+//! vectors.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod generate;
+pub mod model;
+mod pass;
+pub mod prefill;
+pub mod sample;
+pub mod score;
+pub mod sequence;
+pub mod step;
+
+pub use error::{Error, Result};
+pub use generate::{Generation, generate};
+pub use model::Model;
+pub use prefill::Prefill;
+pub use sample::{SampleOptions, Sampler};
+pub use score::{Passes, Score, score};
+pub use sequence::Sequence;
+pub use step::Mode;
+
+use parloop_kernels::{Isa, Pool, Projector};
+use std::sync::Arc;
+
+/// A model and the threads and scratch space to run it.
+pub struct Engine {
+    model: Arc<Model>,
+    on: Projector,
+    scratch: pass::Scratch,
+    /// `[rows][d]`, the residual stream of the rows of a pass.
+    x: Vec<f32>,
+    /// `[sequences][V]`, logits of the last step.
+    logits: Vec<f32>,
+}
+
+impl Engine {
+    /// An engine with `threads` threads (the machine's physical cores, or `PARLOOP_THREADS`, if `None`) on the best
+    /// instruction set of the machine, or the one `PARLOOP_ISA` names.
+    ///
+    /// # Errors
+    /// One of the two variables holds something that cannot be used.
+    pub fn new(model: Arc<Model>, threads: Option<usize>) -> Result<Self> {
+        let isa = Isa::chosen().map_err(Error::Machine)?;
+        let threads = threads.map_or_else(Pool::default_threads, Ok).map_err(Error::Machine)?;
+        Ok(Self::with_isa(model, threads, isa))
+    }
+
+    /// An engine on a given instruction set.
+    ///
+    /// # Panics
+    /// If this machine lacks `isa`; take it from [`Isa::available`].
+    pub fn with_isa(model: Arc<Model>, threads: usize, isa: Isa) -> Self {
+        Self {
+            model,
+            on: Projector::new(isa, threads),
+            scratch: pass::Scratch::default(),
+            x: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.on.pool.threads()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.on.isa()
+    }
+
+    /// An empty sequence of this model.
+    pub fn sequence(&self) -> Sequence {
+        Sequence::new(self.model.config())
+    }
+}

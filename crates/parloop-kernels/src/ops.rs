@@ -130,3 +130,13 @@ impl Rotation {
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
+
+/// RMSNorm of one row on a projector's instruction set.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn rms_norm_safe(on: &crate::Projector, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len(), "lengths of a norm");
+    // SAFETY: a projector's instruction set is available.
+    unsafe { rms_norm(on.isa(), x, weight, eps, out) }
+}

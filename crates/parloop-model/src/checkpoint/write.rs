@@ -86,23 +86,21 @@ impl CheckpointWriter {
         let Some(limit) = shard_bytes.filter(|limit| *limit < total) else {
             return self.tensors(files::SINGLE, tensors);
         };
-        let mut shards: Vec<std::ops::Range<usize>> = vec![0..0];
-        let mut filled = 0;
+        let mut shards: Vec<&[TensorData<'_>]> = Vec::new();
+        let (mut first, mut filled) = (0, 0);
         for (i, tensor) in tensors.iter().enumerate() {
             if filled > 0 && filled + size(tensor) > limit {
-                shards.push(i..i);
-                filled = 0;
+                shards.push(&tensors[first..i]);
+                (first, filled) = (i, 0);
             }
             filled += size(tensor);
-            if let Some(last) = shards.last_mut() {
-                last.end = i + 1;
-            }
         }
+        shards.push(&tensors[first..]);
         let mut map = serde_json::Map::new();
-        for (i, range) in shards.iter().enumerate() {
+        for (i, shard) in shards.iter().enumerate() {
             let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-            self.tensors(&file, &tensors[range.clone()])?;
-            map.extend(tensors[range.clone()].iter().map(|t| (t.name.clone(), file.clone().into())));
+            self.tensors(&file, shard)?;
+            map.extend(shard.iter().map(|t| (t.name.clone(), file.clone().into())));
         }
         let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": map });
         self.file(files::INDEX, format!("{index:#}\n").as_bytes())

@@ -1,0 +1,68 @@
+//! From a prompt to a stream of tokens.
+
+use crate::{Engine, Mode, Prefill, Result, SampleOptions, Sampler};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// Tokens to generate at most; the end of the context may come earlier.
+    pub tokens: usize,
+    /// How the next token is chosen.
+    pub sampling: SampleOptions,
+    /// How the prompt is processed.
+    pub prefill: Prefill,
+    /// How the loops of a token are computed; `None` takes one pass where the recipe allows it.
+    pub mode: Option<Mode>,
+    /// Go on past the model's end tokens.
+    pub ignore_end: bool,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// All tokens asked for were generated.
+    Length,
+    /// The model ended the text.
+    End,
+    /// The context is full.
+    Context,
+    /// The caller asked to stop.
+    Stopped,
+}
+
+/// Generates from a prompt; `each(token)` sees every token as it comes and returns whether to go on.
+///
+/// # Errors
+/// The prompt cannot be processed, or an option is out of range.
+pub fn generate(
+    engine: &mut Engine,
+    prompt: &[u32],
+    options: &Generation,
+    mut each: impl FnMut(u32) -> bool,
+) -> Result<Finish> {
+    let model = engine.model().clone();
+    let config = model.config();
+    let known = model.tokenizer().map_or(config.vocab_size, |t| t.vocab_size());
+    let mut sampler = Sampler::new(options.sampling.clone(), known)?;
+    prompt.iter().for_each(|t| sampler.accept(*t));
+    let mode = options.mode.unwrap_or(Mode::best(config));
+    let mut sequence = engine.sequence();
+    let mut next = sampler.sample(engine.prefill(&mut sequence, prompt, &options.prefill)?)?;
+    for i in 0..options.tokens {
+        if config.eos_ids().contains(&next) && !options.ignore_end {
+            return Ok(Finish::End);
+        }
+        sampler.accept(next);
+        if !each(next) {
+            return Ok(Finish::Stopped);
+        }
+        if i + 1 == options.tokens {
+            break;
+        }
+        if sequence.len() >= config.max_position_embeddings {
+            return Ok(Finish::Context);
+        }
+        next = sampler.sample(engine.step(&mut [&mut sequence], &[next], mode)?)?;
+    }
+    Ok(Finish::Length)
+}

@@ -1,0 +1,257 @@
+//! One pass of rows over the weights.
+
+use crate::model::{Gate, Layer};
+use crate::{Engine, Sequence};
+use parloop_kernels::ops::{Rotation, sigmoid};
+use parloop_kernels::{Attend, Branch, Effect, Norm, Product, attend};
+use parloop_model::{GateKind, KvMode};
+use std::ops::Range;
+
+/// Where a row belongs. Rows of a pass are ordered by loop, and within a loop by sequence and position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Index into the sequences of the pass.
+    pub sequence: usize,
+    /// Loop, counted from 0.
+    pub r: usize,
+    /// Position in the sequence; the rotary embedding uses it in every loop.
+    pub position: usize,
+}
+
+/// Buffers that live from pass to pass.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    y: Vec<f32>,
+    gates: Vec<f32>,
+    inner: Vec<f32>,
+    rotations: Vec<Rotation>,
+}
+
+/// Consecutive rows of one (sequence, loop) at consecutive positions.
+struct Run {
+    sequence: usize,
+    r: usize,
+    rows: Range<usize>,
+    first: usize,
+}
+
+fn runs(rows: &[Row]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        match runs.last_mut() {
+            Some(run)
+                if (run.sequence, run.r) == (row.sequence, row.r) && run.first + run.rows.len() == row.position =>
+            {
+                run.rows.end += 1;
+            }
+            _ => runs.push(Run { sequence: row.sequence, r: row.r, rows: i..i + 1, first: row.position }),
+        }
+    }
+    runs
+}
+
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+impl Engine {
+    /// Pushes rows through all layers; `self.x` holds their inputs `[rows][d]` and then their outputs.
+    ///
+    /// `start(n)` is the first row (by index) whose input to layer n is needed; `start(N)` the first whose output is
+    /// needed. It never falls as n grows. In layer n the rows from `start(n)` on give keys and values, and those
+    /// from `start(n + 1)` on go all the way; earlier rows of `x` are left as they are.
+    pub(crate) fn pass(&mut self, sequences: &mut [&mut Sequence], rows: &[Row], start: impl Fn(usize) -> usize) {
+        let model = self.model.clone();
+        self.scratch.rotations.resize(rows.len(), Rotation::default());
+        for (i, row) in rows.iter().enumerate() {
+            if i > 0 && rows[i - 1].position == row.position {
+                self.scratch.rotations[i] = self.scratch.rotations[i - 1].clone();
+            } else {
+                model.rope.at(row.position, &mut self.scratch.rotations[i]);
+            }
+        }
+        for (n, layer) in model.layers.iter().enumerate() {
+            self.layer(layer, n, sequences, rows, start(n), start(n + 1));
+        }
+    }
+
+    fn layer(
+        &mut self,
+        layer: &Layer,
+        n: usize,
+        sequences: &mut [&mut Sequence],
+        all: &[Row],
+        kv_start: usize,
+        start: usize,
+    ) {
+        let c = self.model.config();
+        let (d, width, kv_width, heads) = (c.hidden_size, c.query_width(), c.kv_width(), c.num_attention_heads);
+        let (recipe, eps) = (&c.recipe, c.rms_norm_eps);
+        let Scratch { q, k, v, y, gates, inner, rotations } = &mut self.scratch;
+        let rows = &all[kv_start..];
+        let rotations = &rotations[kv_start..];
+        let skip = start - kv_start;
+        let live = rows.len() - skip;
+        let x = &mut self.x[kv_start * d..all.len() * d];
+
+        // Rows are ordered by loop, so those with keys of their own come first.
+        let own = rows.partition_point(|row| recipe.has_own_kv(row.r));
+        let (q, k, v) = (sized(q, live * width), sized(k, own * kv_width), sized(v, own * kv_width));
+        let norm = Some(Norm { weight: &layer.input_norm, eps });
+        self.on.project(
+            x,
+            d,
+            norm,
+            &mut [
+                Product { weights: &layer.q, rows: skip..rows.len(), effect: Effect::Store, out: q },
+                Product { weights: &layer.k, rows: 0..own, effect: Effect::Store, out: k },
+                Product { weights: &layer.v, rows: 0..own, effect: Effect::Store, out: v },
+            ],
+        );
+        q.chunks_exact_mut(width).zip(&rotations[skip..]).for_each(|(q, turn)| turn.apply(q));
+        k.chunks_exact_mut(kv_width).zip(rotations).for_each(|(k, turn)| turn.apply(k));
+
+        for run in runs(&rows[..own]) {
+            let kv = &mut sequences[run.sequence].kv[run.r][n];
+            kv.reserve(run.first, run.rows.len());
+            for (t, i) in (run.first..).zip(run.rows) {
+                kv.write(t, &k[i * kv_width..][..kv_width], &v[i * kv_width..][..kv_width]);
+            }
+        }
+        if live == 0 {
+            shrink(sequences, rows, n);
+            return;
+        }
+
+        let (rows, x) = (&rows[skip..], &mut x[skip * d..]);
+        let windowed = recipe.kv == KvMode::Shared && recipe.local.is_some();
+        let later = rows.partition_point(|row| row.r == 0);
+        let gates = sized(gates, (live - later) * heads);
+        if let (true, Some(gate)) = (windowed && later < live, &layer.gate) {
+            match gate.kind {
+                GateKind::Hidden => {
+                    let norm = Some(Norm { weight: &gate.norm, eps });
+                    let product =
+                        Product { weights: &gate.weight, rows: 0..live - later, effect: Effect::Store, out: gates };
+                    self.on.project(&x[later * d..], d, norm, &mut [product]);
+                }
+                GateKind::Query => query_gate(gate, &q[later * width..], gates, heads),
+            }
+            for row in gates.chunks_exact_mut(heads) {
+                row.iter_mut().zip(&gate.bias).for_each(|(g, b)| *g = sigmoid(*g + b));
+            }
+        }
+
+        let y = sized(y, live * width);
+        let attends: Vec<Attend<'_>> = rows
+            .iter()
+            .enumerate()
+            .map(|(i, row)| {
+                let kv = &sequences[row.sequence].kv;
+                let cache = if recipe.kv == KvMode::Shared { 0 } else { row.r };
+                let global = Branch { kv: &kv[cache][n], first: 0, last: row.position };
+                let local = recipe.local.filter(|_| windowed && row.r > 0).map(|local| {
+                    let ring = &kv[row.r][n];
+                    let first = row.position.saturating_sub(local.left).max(ring.range().start);
+                    (Branch { kv: ring, first, last: row.position }, &gates[(i - later) * heads..][..heads])
+                });
+                Attend { global, local }
+            })
+            .collect();
+        attend(&mut self.on, heads, q, &attends, y);
+        shrink(sequences, &all[kv_start..], n);
+
+        let whole = 0..live;
+        self.on.project(
+            y,
+            width,
+            None,
+            &mut [Product { weights: &layer.o, rows: whole.clone(), effect: Effect::Add, out: x }],
+        );
+        let inner = sized(inner, live * c.intermediate_size);
+        self.on.project(
+            x,
+            d,
+            Some(Norm { weight: &layer.post_norm, eps }),
+            &mut [Product {
+                weights: &layer.ff_gate,
+                rows: whole.clone(),
+                effect: Effect::SwiGlu(&layer.ff_up),
+                out: inner,
+            }],
+        );
+        self.on.project(
+            inner,
+            c.intermediate_size,
+            None,
+            &mut [Product { weights: &layer.ff_down, rows: whole, effect: Effect::Add, out: x }],
+        );
+    }
+
+    /// Logits of rows of `self.x`: `Head(FinalNorm(x))`, into `self.logits`.
+    pub(crate) fn head(&mut self, rows: Range<usize>) {
+        let c = self.model.config();
+        let d = c.hidden_size;
+        let out = sized(&mut self.logits, rows.len() * c.vocab_size);
+        let norm = Some(Norm { weight: &self.model.final_norm, eps: c.rms_norm_eps });
+        let count = rows.len();
+        self.on.project(
+            &self.x[rows.start * d..rows.end * d],
+            d,
+            norm,
+            &mut [Product { weights: &self.model.head, rows: 0..count, effect: Effect::Store, out }],
+        );
+    }
+
+    /// The final norm of a row of `self.x`.
+    pub(crate) fn normed(&self, row: usize, out: &mut [f32]) {
+        let c = self.model.config();
+        let x = &self.x[row * c.hidden_size..][..c.hidden_size];
+        parloop_kernels::ops::rms_norm_safe(&self.on, x, &self.model.final_norm, c.rms_norm_eps, out);
+    }
+
+    /// H of a row of `self.x`: what the recipe hands to the next loop.
+    pub(crate) fn handed_on(&self, row: usize, out: &mut [f32]) {
+        if self.model.config().recipe.norm {
+            self.normed(row, out);
+        } else {
+            out.copy_from_slice(&self.x[row * out.len()..][..out.len()]);
+        }
+    }
+
+    /// Turns a row of `self.x` that holds the token's embedding into the input of a loop r >= 2:
+    /// `embedding_scale * E_t + hidden_scale * H`.
+    pub(crate) fn loop_input(&mut self, row: usize, h: &[f32]) {
+        let recipe = &self.model.config().recipe;
+        let (e, s) = (recipe.embedding_scale.unwrap_or(0.0), recipe.hidden_scale);
+        let x = &mut self.x[row * h.len()..][..h.len()];
+        match recipe.embedding_scale {
+            Some(_) => x.iter_mut().zip(h).for_each(|(x, h)| *x = e * *x + s * h),
+            None => x.iter_mut().zip(h).for_each(|(x, h)| *x = s * h),
+        }
+    }
+}
+
+/// g before bias and sigmoid: `<w_head, q_head>`.
+fn query_gate(gate: &Gate, q: &[f32], gates: &mut [f32], heads: usize) {
+    let dim = gate.values.len() / heads;
+    for (i, g) in gates.iter_mut().enumerate() {
+        let w = &gate.values[i % heads * dim..][..dim];
+        *g = q[i * dim..][..dim].iter().zip(w).map(|(q, w)| q * w).sum();
+    }
+}
+
+/// Rings give back what a long chunk needed.
+fn shrink(sequences: &mut [&mut Sequence], rows: &[Row], n: usize) {
+    for run in runs(rows) {
+        if let Some(kv) = sequences[run.sequence].kv[run.r].get_mut(n) {
+            kv.shrink();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Log-probabilities of a given text.
+
+use crate::step::Observer;
+use crate::{Engine, Error, Mode, Prefill, Result};
+
+/// How the text is pushed through the model. All give the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// Prefill in the default chunks.
+    Whole,
+    /// Token by token, all loops in one pass.
+    One,
+    /// Token by token, loop by loop.
+    Sequential,
+    /// Prefill in chunks of the given size.
+    Chunked(usize),
+}
+
+impl std::str::FromStr for Passes {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let unknown =
+            || Error::Input(format!("\"{text}\" is not a way to pass; expected whole, one, sequential or chunked:K"));
+        match text {
+            "whole" => Ok(Self::Whole),
+            "one" => Ok(Self::One),
+            "sequential" => Ok(Self::Sequential),
+            _ => match text.strip_prefix("chunked:").map(str::parse) {
+                Some(Ok(k)) if k > 0 => Ok(Self::Chunked(k)),
+                _ => Err(unknown()),
+            },
+        }
+    }
+}
+
+/// What scoring gives.
+#[derive(Clone, Debug, Default)]
+pub struct Score {
+    /// Natural logarithm of the probability of each token but the first, given those before it.
+    pub logprobs: Vec<f32>,
+    /// Mean of `-logprobs`, in nats; 0 for a single token.
+    pub loss: f64,
+    /// `[T][V]`, if asked for.
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl Score {
+    /// Collects the score of `tokens` from logits that come position by position.
+    pub fn take(&mut self, tokens: &[u32], position: usize, logits: &[f32], keep: bool) {
+        if let Some(next) = tokens.get(position + 1) {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+            self.logprobs.push((f64::from(logits[*next as usize] - max) - sum.ln()) as f32);
+        }
+        if keep {
+            self.logits.push(logits.to_vec());
+        }
+    }
+
+    /// Computes the loss once all positions are taken.
+    pub fn finish(mut self) -> Self {
+        let sum: f64 = self.logprobs.iter().map(|l| f64::from(*l)).sum();
+        self.loss = -sum / self.logprobs.len().max(1) as f64;
+        self
+    }
+}
+
+/// Scores tokens; `keep` keeps the logits of every position.
+///
+/// # Errors
+/// There are no tokens, too many, or one outside the vocabulary; or the recipe cannot decode in one pass though
+/// `passes` asks for it.
+pub fn score(
+    engine: &mut Engine,
+    tokens: &[u32],
+    passes: Passes,
+    keep: bool,
+    mut observer: Option<&mut dyn Observer>,
+) -> Result<Score> {
+    engine.model().config().check_tokens(tokens)?;
+    let mut score = Score::default();
+    let mut sequence = engine.sequence();
+    let mode = match passes {
+        Passes::Whole | Passes::Chunked(_) => {
+            let options = match passes {
+                Passes::Chunked(chunk) => Prefill { chunk, ..Prefill::default() },
+                _ => Prefill::default(),
+            };
+            let take = |t: usize, logits: &[f32]| score.take(tokens, t, logits, keep);
+            engine.prefill_all(&mut sequence, tokens, &options, take, observer)?;
+            return Ok(score.finish());
+        }
+        Passes::One => Mode::OnePass,
+        Passes::Sequential => Mode::Sequential,
+    };
+    for (t, token) in tokens.iter().enumerate() {
+        // The explicit reborrow gives each step its own, shorter borrow of the observer.
+        let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+        let logits = engine.step_observed(&mut [&mut sequence], &[*token], mode, observer)?;
+        score.take(tokens, t, logits, keep);
+    }
+    Ok(score.finish())
+}

@@ -1,0 +1,68 @@
+//! What is remembered of a sequence between passes.
+
+use parloop_kernels::KvTiles;
+use parloop_model::{ModelConfig, Recipe};
+
+/// Bytes of a K/V element.
+pub const KV_BYTES: usize = 4;
+
+/// The decode state of one sequence (`docs/model.md`, "Decode in one pass").
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// Tokens seen.
+    pub(crate) length: usize,
+    /// For each loop and layer: loop 1's cache, later loops' caches (`kv = per_loop`) or rings (G-SWA), or nothing.
+    pub(crate) kv: Vec<Vec<KvTiles>>,
+    /// For each loop but the last: its output at the last position, normed as the recipe says.
+    pub(crate) carried: Vec<Vec<f32>>,
+}
+
+impl Sequence {
+    /// An empty sequence.
+    pub fn new(config: &ModelConfig) -> Self {
+        let (recipe, heads, dim) = (&config.recipe, config.num_key_value_heads, config.head_dim);
+        let loop_kv = |r: usize| -> Vec<KvTiles> {
+            let one = match recipe.local {
+                _ if !recipe.has_own_kv(r) => return Vec::new(),
+                Some(local) if r > 0 => KvTiles::ring(heads, dim, local.left),
+                _ => KvTiles::cache(heads, dim),
+            };
+            vec![one; config.num_hidden_layers]
+        };
+        Self {
+            length: 0,
+            kv: (0..recipe.count).map(loop_kv).collect(),
+            carried: vec![vec![0.0; config.hidden_size]; recipe.count - 1],
+        }
+    }
+
+    /// Tokens seen so far; the next token's position.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether no token was seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Bytes of keys, values and carried vectors that are allocated.
+    pub fn bytes(&self) -> usize {
+        let kv: usize = self.kv.iter().flatten().map(KvTiles::bytes).sum();
+        kv + self.carried.iter().map(|c| 4 * c.len()).sum::<usize>()
+    }
+
+    /// Bytes of state that a sequence of `tokens` tokens needs: loop 1's K/V, the later loops' K/V or windows, and
+    /// the carried vectors. Memory is given out in blocks, so a little more is allocated.
+    pub fn bytes_at(config: &ModelConfig, tokens: usize) -> usize {
+        let recipe: &Recipe = &config.recipe;
+        let position = 2 * config.kv_width() * config.num_hidden_layers * KV_BYTES;
+        let own = |r: usize| match recipe.local {
+            _ if !recipe.has_own_kv(r) => 0,
+            Some(local) if r > 0 => tokens.min(local.left + 1),
+            _ => tokens,
+        };
+        let carried = if recipe.shift { (recipe.count - 1) * 4 * config.hidden_size } else { 0 };
+        (0..recipe.count).map(own).sum::<usize>() * position + carried
+    }
+}

@@ -1,0 +1,112 @@
+//! Decode: one token for each of some sequences.
+
+use crate::pass::Row;
+use crate::{Engine, Error, Result, Sequence};
+
+/// How the loops of a token are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All loops of a step in one pass over the weights; needs a recipe with `shift`.
+    OnePass,
+    /// Loop after loop, one pass each: what every recipe can do.
+    Sequential,
+}
+
+impl Mode {
+    /// One pass where the recipe allows it.
+    pub fn best(config: &parloop_model::ModelConfig) -> Self {
+        if config.recipe.one_pass() { Self::OnePass } else { Self::Sequential }
+    }
+}
+
+/// Sees what passes compute besides logits.
+pub trait Observer {
+    /// The normed output of loop `r` (0-based) at a position of sequence `sequence`.
+    fn state(&mut self, sequence: usize, r: usize, position: usize, state: &[f32]);
+}
+
+impl Engine {
+    /// Appends `tokens[i]` to `sequences[i]` and returns the next token's logits, `[sequences][V]`.
+    ///
+    /// # Errors
+    /// The recipe cannot decode in one pass though `mode` asks for it, a token is outside the vocabulary, or a
+    /// sequence is at the end of the context. Nothing has changed then.
+    pub fn step(&mut self, sequences: &mut [&mut Sequence], tokens: &[u32], mode: Mode) -> Result<&[f32]> {
+        self.step_observed(sequences, tokens, mode, None)
+    }
+
+    /// [`Engine::step`], with every loop's state shown to an observer.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn step_observed(
+        &mut self,
+        sequences: &mut [&mut Sequence],
+        tokens: &[u32],
+        mode: Mode,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<&[f32]> {
+        let model = self.model.clone();
+        let (c, batch) = (model.config(), sequences.len());
+        if tokens.len() != batch || batch == 0 {
+            return Err(Error::Input(format!("{} tokens for {batch} sequences", tokens.len())));
+        }
+        c.check_tokens(&tokens[..1])?;
+        for (sequence, token) in sequences.iter().zip(tokens) {
+            c.check_tokens(std::slice::from_ref(token))?;
+            if sequence.length >= c.max_position_embeddings {
+                return Err(Error::Input(format!(
+                    "the context of {} tokens is full: shorten the prompt or ask for fewer tokens",
+                    c.max_position_embeddings
+                )));
+            }
+        }
+        if let (Mode::OnePass, Some(reason)) = (mode, c.recipe.why_not_one_pass()) {
+            return Err(Error::OnePass(reason));
+        }
+        let (d, loops) = (c.hidden_size, c.recipe.count);
+        // Each pass takes these loops: all at once, or one after the other.
+        let passes: Vec<std::ops::Range<usize>> = match mode {
+            Mode::OnePass => std::iter::once(0..loops).collect(),
+            Mode::Sequential => (0..loops).map(|r| r..r + 1).collect(),
+        };
+        // Carried vectors of this position replace those of the last one only after every loop has read them.
+        let mut handed = vec![0.0; (loops - 1) * batch * d];
+        let mut last = 0;
+        for pass in passes {
+            let mut rows = Vec::with_capacity(pass.len() * batch);
+            self.x.resize(pass.len() * batch * d, 0.0);
+            for r in pass.clone() {
+                for (i, sequence) in sequences.iter().enumerate() {
+                    let row = rows.len();
+                    model.embedding.row(tokens[i] as usize, &mut self.x[row * d..][..d]);
+                    if r > 0 {
+                        let current = &handed[((r - 1) * batch + i) * d..][..d];
+                        self.loop_input(row, if c.recipe.shift { &sequence.carried[r - 1] } else { current });
+                    }
+                    rows.push(Row { sequence: i, r, position: sequence.length });
+                }
+            }
+            self.pass(sequences, &rows, |_| 0);
+            for (i, row) in rows.iter().enumerate() {
+                if row.r + 1 < loops {
+                    self.handed_on(i, &mut handed[(row.r * batch + row.sequence) * d..][..d]);
+                }
+                if let Some(observer) = observer.as_deref_mut() {
+                    let mut state = vec![0.0; d];
+                    self.normed(i, &mut state);
+                    observer.state(row.sequence, row.r, row.position, &state);
+                }
+            }
+            last = rows.len() - batch;
+        }
+        for (i, sequence) in sequences.iter_mut().enumerate() {
+            sequence.length += 1;
+            for (r, carried) in sequence.carried.iter_mut().enumerate() {
+                carried.copy_from_slice(&handed[(r * batch + i) * d..][..d]);
+            }
+        }
+        self.head(last..last + batch);
+        Ok(&self.logits[..batch * c.vocab_size])
+    }
+}

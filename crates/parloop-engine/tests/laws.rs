@@ -1,0 +1,157 @@
+//! Laws that hold for every recipe, compared bit for bit.
+//!
+//! one pass = sequential = whole = chunked; batched = alone; truncated prefill = full, and one row fewer is not.
+
+use parloop_engine::{Engine, Mode, Model, Passes, Prefill, Sequence, score};
+use parloop_kernels::Isa;
+use parloop_model::reference::Reference;
+use parloop_model::{GateKind, KvMode, Local, ModelConfig, Recipe};
+use parloop_testing::{Rng, assert_close, checkpoint, config, config_with};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn engine(config: &ModelConfig, rng: &mut Rng) -> Engine {
+    let model = Model::new(&checkpoint(config, rng)).unwrap();
+    let sets = Isa::available();
+    let isa = sets[rng.range(0, sets.len() - 1)];
+    Engine::with_isa(Arc::new(model), rng.range(1, 3), isa)
+}
+
+fn tokens(rng: &mut Rng, config: &ModelConfig, n: usize) -> Vec<u32> {
+    (0..n).map(|_| rng.range(0, config.vocab_size - 1) as u32).collect()
+}
+
+/// A length on either side of the window's edge, 1, or far past it.
+fn length(rng: &mut Rng, config: &ModelConfig) -> usize {
+    let left = config.recipe.local.map_or(3, |l| l.left);
+    match rng.range(0, 3) {
+        0 => 1,
+        1 => (left + rng.range(0, 3)).max(1),
+        2 => rng.range(1, 20),
+        _ => left * config.num_hidden_layers + rng.range(10, 60),
+    }
+}
+
+/// Logits after the prompt and after each of some further tokens.
+fn continuation(engine: &mut Engine, sequence: &mut Sequence, first: &[f32], steps: usize) -> Vec<Vec<f32>> {
+    let mode = Mode::best(engine.model().config());
+    let mut all = vec![first.to_vec()];
+    for _ in 0..steps {
+        let logits = all.last().unwrap();
+        let next = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+        all.push(engine.step(&mut [&mut *sequence], &[next], mode).unwrap().to_vec());
+    }
+    all
+}
+
+fn prefilled(engine: &mut Engine, prompt: &[u32], options: Prefill, steps: usize) -> Vec<Vec<f32>> {
+    let mut sequence = engine.sequence();
+    let first = engine.prefill(&mut sequence, prompt, &options).unwrap().to_vec();
+    continuation(engine, &mut sequence, &first, steps)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_pass_sequential_whole_and_chunked_are_the_same_bits_and_agree_with_the_reference(seed: u64) {
+        let rng = &mut Rng(seed);
+        let config = config(rng);
+        let source = checkpoint(&config, rng);
+        let ids = { let n = length(rng, &config); tokens(rng, &config, n) };
+        let isa = *Isa::available().last().unwrap();
+        let mut engine = Engine::with_isa(Arc::new(Model::new(&source).unwrap()), rng.range(1, 3), isa);
+        let mut ways = vec![Passes::Whole, Passes::Sequential, Passes::Chunked(1), Passes::Chunked(rng.range(2, 30))];
+        if config.recipe.one_pass() {
+            ways.push(Passes::One);
+        }
+        let results: Vec<_> =
+            ways.iter().map(|w| score(&mut engine, &ids, *w, true, None).unwrap()).collect();
+        for (way, result) in ways.iter().zip(&results) {
+            prop_assert!(result.logits == results[0].logits, "{way:?} differs from whole: {:?}", config.recipe);
+        }
+        let expected = Reference::new(&source).unwrap().forward(&ids).unwrap().logits.concat();
+        assert_close("reference", &results[0].logits.concat(), &expected, 2e-3);
+    }
+
+    #[test]
+    fn a_truncated_prefill_continues_like_the_full_one(seed: u64) {
+        let rng = &mut Rng(seed);
+        let config = config(rng);
+        let mut engine = engine(&config, rng);
+        let prompt = { let n = length(rng, &config); tokens(rng, &config, n) };
+        let full = Prefill { truncate: false, ..Prefill::default() };
+        let cut = Prefill { truncate: true, chunk: rng.range(1, 70), ..Prefill::default() };
+        let expected = prefilled(&mut engine, &prompt, full, 12);
+        prop_assert!(prefilled(&mut engine, &prompt, cut, 12) == expected, "{:?}", config.recipe);
+    }
+
+    #[test]
+    fn one_row_fewer_is_wrong(seed: u64) {
+        let rng = &mut Rng(seed);
+        let gate = if rng.flip() { GateKind::Hidden } else { GateKind::Query };
+        let recipe = Recipe {
+            shift: rng.flip(),
+            local: Some(Local { left: rng.range(1, 5), gate }),
+            embedding_scale: Some(0.7),
+            hidden_scale: 0.6,
+            kv: KvMode::Shared,
+            ..Recipe::plt(rng.range(2, 3))
+        };
+        let mut config = config_with(rng, recipe);
+        // Wide enough that no single row can vanish in rounding, shallow enough that it is not damped away.
+        (config.hidden_size, config.head_dim, config.num_hidden_layers) = (24, 8, rng.range(1, 2));
+        let mut engine = engine(&config, rng);
+        let left = config.recipe.local.map_or(0, |l| l.left);
+        let bound = (config.recipe.count - 1) * (1 + config.num_hidden_layers * left);
+        let prompt = tokens(rng, &config, bound + 8);
+        let expected = prefilled(&mut engine, &prompt, Prefill::default(), 0);
+        let full = Prefill { truncate: false, ..Prefill::default() };
+        prop_assert!(prefilled(&mut engine, &prompt, full, 0) == expected);
+        let short = Prefill { deficit: 1, ..Prefill::default() };
+        prop_assert!(prefilled(&mut engine, &prompt, short, 0) != expected, "{:?}", config.recipe);
+    }
+
+    #[test]
+    fn a_batch_of_sequences_is_each_of_them_alone(seed: u64) {
+        let rng = &mut Rng(seed);
+        let config = config(rng);
+        let mut engine = engine(&config, rng);
+        let mode = if rng.flip() { Mode::best(&config) } else { Mode::Sequential };
+        let count = rng.range(2, 6);
+        let mut together: Vec<Sequence> = (0..count).map(|_| engine.sequence()).collect();
+        let mut alone = together.clone();
+        for (a, b) in together.iter_mut().zip(&mut alone) {
+            let prompt = { let n = length(rng, &config); tokens(rng, &config, n) };
+            engine.prefill(a, &prompt, &Prefill::default()).unwrap();
+            engine.prefill(b, &prompt, &Prefill { chunk: 5, ..Prefill::default() }).unwrap();
+        }
+        for _ in 0..6 {
+            let next = tokens(rng, &config, count);
+            let mut batch: Vec<&mut Sequence> = together.iter_mut().collect();
+            let logits = engine.step(&mut batch, &next, mode).unwrap().to_vec();
+            for (i, sequence) in alone.iter_mut().enumerate() {
+                let one = engine.step(&mut [sequence], &next[i..=i], Mode::best(&config)).unwrap();
+                prop_assert!(one == &logits[i * config.vocab_size..][..config.vocab_size]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refused_request_changes_nothing() {
+    let rng = &mut Rng(11);
+    let mut config = config_with(rng, Recipe::plt(2));
+    config.max_position_embeddings = 9;
+    let mut engine = engine(&config, rng);
+    let mut sequence = engine.sequence();
+    let options = Prefill::default();
+    engine.prefill(&mut sequence, &[1, 2, 3], &options).unwrap();
+    assert!(engine.prefill(&mut sequence, &[], &options).is_err());
+    assert!(engine.prefill(&mut sequence, &[config.vocab_size as u32], &options).is_err());
+    assert!(engine.prefill(&mut sequence, &[0; 7], &options).unwrap_err().to_string().contains("context of 9"));
+    assert!(engine.prefill(&mut sequence, &[0], &Prefill { chunk: 0, ..options }).is_err());
+    assert_eq!(sequence.len(), 3);
+    engine.prefill(&mut sequence, &[0; 6], &options).unwrap();
+    assert!(engine.step(&mut [&mut sequence], &[1], Mode::OnePass).unwrap_err().to_string().contains("full"));
+}
