@@ -120,6 +120,28 @@ impl Checkpoint {
         Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: None })
     }
 
+    /// A checkpoint of f32 values in memory: name, shape and elements of every tensor.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_f32<'a>(
+        config: ModelConfig,
+        values: impl IntoIterator<Item = (String, Vec<usize>, &'a [f32])>,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let mut found = HashMap::new();
+        for (name, shape, values) in values {
+            if Some(values.len()) != shape.iter().try_fold(1usize, |n, s| n.checked_mul(*s)) {
+                return Err(Error::tensor(&name, format!("has {} elements, its shape is {shape:?}", values.len())));
+            }
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let end = bytes.len();
+            found.insert(name, Tensor { dtype: DType::F32, shape, source: Arc::new(bytes), start: 0, end });
+        }
+        Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: None })
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config

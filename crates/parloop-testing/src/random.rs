@@ -1,8 +1,6 @@
 //! Random small models: any recipe, odd sizes, seeded.
 
 use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
-use safetensors::tensor::{Dtype, TensorView};
-use std::sync::Arc;
 
 /// A small seeded generator (SplitMix64), so that a failing case can be repeated from its seed.
 pub struct Rng(pub u64);
@@ -98,10 +96,6 @@ pub fn checkpoint(config: &ModelConfig, rng: &mut Rng) -> Checkpoint {
                 .collect()
         })
         .collect();
-    let views = specs
-        .iter()
-        .zip(&data)
-        .map(|(s, d)| (s.name.clone(), TensorView::new(Dtype::F32, s.shape.clone(), bytemuck::cast_slice(d)).unwrap()));
-    let bytes = safetensors::serialize(views, None).unwrap();
-    Checkpoint::from_parts(&config.to_json(), Arc::new(bytes), None).unwrap()
+    let tensors = specs.into_iter().zip(&data).map(|(s, d)| (s.name, s.shape, d.as_slice()));
+    Checkpoint::from_f32(config.clone(), tensors, None).unwrap()
 }

@@ -1,0 +1,296 @@
+//! The command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use parloop_engine::{Mode, SampleOptions};
+use std::path::PathBuf;
+
+/// Train, run and examine looped transformers.
+///
+/// A looped transformer runs the same layers R times per token. A Parallel Loop Transformer (PLT) shifts each loop by
+/// one token, so that all R loops of a step run in one pass over the weights.
+///
+/// Start with `parloop demo`.
+#[derive(Debug, Parser)]
+#[command(name = "parloop", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Demo(Demo),
+    Run(Run),
+    Score(Score),
+    #[cfg(feature = "train")]
+    Train(Box<crate::commands::train::Train>),
+    Inspect(Inspect),
+    Convert(Convert),
+    Completions(Completions),
+}
+
+/// See the idea at work: the built-in model writes, then decodes in one pass and loop by loop
+///
+/// Streams a text from the built-in model, draws which (token, loop) pairs each pass computes, and then decodes the
+/// same text in one pass and loop by loop, step by step in turn, to compare the times.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  parloop demo\n  parloop demo --prompt 'JULIET:' -n 300 --seed 7")]
+pub struct Demo {
+    /// Text to continue
+    #[arg(short, long, default_value = "ROMEO:\n")]
+    pub prompt: String,
+    /// Tokens to write
+    #[arg(short = 'n', long, default_value_t = 160, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    pub tokens: u32,
+    /// Seed of the sampling; the same seed writes the same text
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// Write text from a prompt, streamed
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  parloop run -p 'ROMEO:'                      the built-in model
+  parloop run out/plt2 -p 'Once' -n 200        a model folder
+  echo 'To be' | parloop run --temp 0          prompt from standard input, most likely tokens
+  parloop run -p 'HAMLET:' --mode sequential   loop by loop: the same text, more slowly
+
+The text goes to standard output, a line of figures to standard error.")]
+pub struct Run {
+    #[command(flatten)]
+    pub model: Model,
+    /// Text to continue; without it, standard input is read
+    #[arg(short, long)]
+    pub prompt: Option<String>,
+    /// Tokens to write at most
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub tokens: usize,
+    /// How the loops of a token run
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
+    pub mode: ModeArg,
+    /// Prompt tokens processed at a time
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub chunk: usize,
+    /// Go on past the model's end-of-text token
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Do not print the prompt before its continuation
+    #[arg(long)]
+    pub no_echo: bool,
+    /// Do not print the line of figures
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+/// Print log-probabilities, loss and logits of a given text as JSON
+///
+/// Prints one JSON object: `tokens`, `logprobs` (natural logarithm of the probability of each token but the first),
+/// `loss` (their negated mean, in nats; null for a single token) and, with --logits, the matrix `logits` [tokens][vocabulary].
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  parloop score out/plt2 --text 'To be, or not to be'
+  parloop score tests/goldens/plt2 --tokens 5,3,9 --passes one --logits
+
+Ways to pass (all give the same numbers):
+  whole        prefill in the usual chunks (the default)
+  chunked:K    prefill in chunks of K tokens
+  one          token by token, all loops in one pass; refused for recipes that cannot
+  sequential   token by token, loop by loop
+  reference    the slow scalar forward that reads like the mathematics")]
+pub struct Score {
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub source: ScoreSource,
+    /// How the tokens are pushed through the model: whole, chunked:K, one, sequential, reference
+    #[arg(long, default_value = "whole")]
+    pub passes: PassesArg,
+    /// Print the logits of every position
+    #[arg(long)]
+    pub logits: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct ScoreSource {
+    /// Token ids, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    pub tokens: Option<Vec<u32>>,
+    /// A text
+    #[arg(long)]
+    pub text: Option<String>,
+    /// A UTF-8 text file
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+}
+
+/// Show a model's recipe, tensors, sizes and memory
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  parloop inspect\n  parloop inspect out/plt2 --context 8192\n  parloop inspect out/plt2 --json | jq .parameters"
+)]
+pub struct Inspect {
+    #[command(flatten)]
+    pub model: Model,
+    /// Tokens for which the memory of keys and values is worked out; the model's context if left out
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Write a model in another element type, whole or in shards
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  parloop convert out/plt2 --type bf16 --out plt2-bf16\n  parloop convert out/plt2 --type f32 --shard-mb 500 --out sharded"
+)]
+pub struct Convert {
+    #[command(flatten)]
+    pub model: Model,
+    /// Folder to be written
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Element type of all tensors
+    #[arg(long = "type", value_enum, default_value_t = DTypeArg::Bf16)]
+    pub dtype: DTypeArg,
+    /// Split the weights into files of about this many megabytes, with an index
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..1 << 24))]
+    pub shard_mb: Option<u64>,
+    /// Replace the folder if it exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Element type of a written checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DTypeArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl DTypeArg {
+    pub fn dtype(self) -> parloop_model::DType {
+        match self {
+            Self::F32 => parloop_model::DType::F32,
+            Self::F16 => parloop_model::DType::F16,
+            Self::Bf16 => parloop_model::DType::BF16,
+        }
+    }
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  parloop completions bash > ~/.local/share/bash-completion/completions/parloop")]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Which model.
+#[derive(Debug, ClapArgs)]
+pub struct Model {
+    /// Folder of a model, or of a training run (its newest checkpoint); without it, the built-in model
+    pub model: Option<PathBuf>,
+}
+
+/// What to compute with.
+#[derive(Debug, ClapArgs)]
+pub struct Machine {
+    /// Threads; the physical cores if left out
+    #[arg(long, env = "PARLOOP_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Sampling (in this order: penalty, top-k, top-p, min-p, temperature)")]
+pub struct Sampling {
+    /// Temperature; 0 always takes the most likely token
+    #[arg(long, visible_alias = "temperature", default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
+    pub temp: f32,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub top_k: usize,
+    /// Keep the most likely tokens up to this probability in sum; 1 keeps all
+    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Keep tokens at least this fraction as likely as the best; 0 keeps all
+    #[arg(long, default_value_t = 0.05, value_name = "P", allow_negative_numbers = true)]
+    pub min_p: f32,
+    /// Make recent tokens less likely by this factor; 1 does nothing
+    #[arg(long, default_value_t = 1.0, value_name = "X", allow_negative_numbers = true)]
+    pub repeat_penalty: f32,
+    /// Tokens that count as recent
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub repeat_last_n: usize,
+    /// Seed; the same seed writes the same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl From<&Sampling> for SampleOptions {
+    fn from(s: &Sampling) -> Self {
+        Self {
+            temperature: s.temp,
+            top_k: s.top_k,
+            top_p: s.top_p,
+            min_p: s.min_p,
+            repetition_penalty: s.repeat_penalty,
+            repetition_window: s.repeat_last_n,
+            seed: s.seed,
+        }
+    }
+}
+
+/// How the loops of a token run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// One pass where the recipe allows it
+    Auto,
+    /// All loops in one pass over the weights
+    OnePass,
+    /// Loop after loop, one pass each
+    Sequential,
+}
+
+impl From<ModeArg> for Option<Mode> {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Auto => None,
+            ModeArg::OnePass => Some(Mode::OnePass),
+            ModeArg::Sequential => Some(Mode::Sequential),
+        }
+    }
+}
+
+/// How tokens are pushed through a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassesArg {
+    /// The scalar reference forward.
+    Reference,
+    /// The engine.
+    Engine(parloop_engine::Passes),
+}
+
+impl std::str::FromStr for PassesArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "reference" => Ok(Self::Reference),
+            _ => text
+                .parse()
+                .map(Self::Engine)
+                .map_err(|_| "expected whole, one, sequential, chunked:K (K at least 1) or reference".into()),
+        }
+    }
+}

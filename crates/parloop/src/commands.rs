@@ -1,0 +1,79 @@
+//! One file a verb, and what they share.
+
+mod convert;
+mod demo;
+mod inspect;
+mod run;
+mod score;
+#[cfg(feature = "train")]
+pub mod train;
+
+use crate::args::{Args, Command, Machine, Model as ModelArg};
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use parloop::builtin;
+use parloop_engine::{Engine, Model};
+use parloop_model::{Checkpoint, Tokenizer};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Carries out a command line.
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Score(args) => score::score(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::train(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Convert(args) => convert::convert(&args),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Args::command(), "parloop", &mut script);
+            Ok(std::io::stdout().lock().write_all(&script)?)
+        }
+    }
+}
+
+fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
+    Ok(match &arg.model {
+        Some(folder) => Checkpoint::open(folder)?,
+        None => builtin::checkpoint()?,
+    })
+}
+
+fn engine(checkpoint: &Checkpoint, machine: &Machine) -> Result<Engine> {
+    Ok(Engine::new(Arc::new(Model::new(checkpoint)?), machine.threads.map(usize::from))?)
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Result<&Tokenizer> {
+    checkpoint.tokenizer().with_context(|| {
+        let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
+        format!("{name} has no tokenizer.json, so it cannot take or give text: use `parloop score --tokens IDS`")
+    })
+}
+
+/// A whole UTF-8 file, or a sentence that says where it is not UTF-8.
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    utf8(bytes, &path.display().to_string())
+}
+
+fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        anyhow::anyhow!("{name} is not UTF-8 text: byte {at} starts no character; convert it to UTF-8 first")
+    })
+}
+
+/// Bytes as people read them.
+fn bytes(n: usize) -> String {
+    let n = n as f64;
+    match n {
+        n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} MB", n / 1e6),
+        n if n >= 1e4 => format!("{:.1} kB", n / 1e3),
+        n => format!("{n} bytes"),
+    }
+}

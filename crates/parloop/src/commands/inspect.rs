@@ -1,0 +1,114 @@
+//! `parloop inspect`: what a model is, without running it.
+
+use super::{bytes, checkpoint};
+use crate::args::Inspect;
+use anyhow::Result;
+use parloop::builtin;
+use parloop_engine::{Sequence, sequence::KV_BYTES};
+use parloop_model::{Checkpoint, ModelConfig, tensors};
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+pub fn inspect(args: &Inspect) -> Result<()> {
+    let checkpoint = checkpoint(&args.model)?;
+    let context = args.context.unwrap_or(checkpoint.config().max_position_embeddings);
+    let text = if args.json { json(&checkpoint, context)? } else { describe(&checkpoint, context)? };
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+/// K/V and carried vectors of a sequence, and of the same model with one loop.
+fn memory(config: &ModelConfig, tokens: usize) -> (usize, usize) {
+    let plain = 2 * config.kv_width() * config.num_hidden_layers * KV_BYTES * tokens;
+    (Sequence::bytes_at(config, tokens), plain)
+}
+
+fn weights(checkpoint: &Checkpoint) -> Result<usize> {
+    let sizes: Result<Vec<usize>, _> =
+        tensors::expected(checkpoint.config()).iter().map(|s| Ok(checkpoint.tensor(&s.name)?.bytes().len())).collect();
+    sizes.map(|s| s.iter().sum()).map_err(|e: parloop_model::Error| e.into())
+}
+
+fn describe(checkpoint: &Checkpoint, context: usize) -> Result<String> {
+    let c = checkpoint.config();
+    let mut text = String::new();
+    let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
+    writeln!(text, "{name}")?;
+    writeln!(text, "  recipe      {}", c.recipe.describe())?;
+    let decode = match c.recipe.count {
+        1 => "one pass a token".to_string(),
+        n if c.recipe.one_pass() => format!("one pass a token for all {n} loops"),
+        n => format!("{n} passes a token, one a loop"),
+    };
+    writeln!(text, "  decode      {decode}")?;
+    writeln!(
+        text,
+        "  shape       {} layers, hidden {}, {} query heads and {} key/value heads of {}, feed-forward {}, vocabulary {}{}",
+        c.num_hidden_layers,
+        c.hidden_size,
+        c.num_attention_heads,
+        c.num_key_value_heads,
+        c.head_dim,
+        c.intermediate_size,
+        c.vocab_size,
+        if c.tie_word_embeddings { ", tied head" } else { "" }
+    )?;
+    writeln!(text, "  context     {} tokens", c.max_position_embeddings)?;
+    let tokenizer = checkpoint.tokenizer().map_or("none".into(), |t| format!("{} ids", t.vocab_size()));
+    writeln!(text, "  tokenizer   {tokenizer}")?;
+    writeln!(text, "  parameters  {}", grouped(tensors::parameters(c)))?;
+    writeln!(text, "  weights     {}", bytes(weights(checkpoint)?))?;
+    let position = 2 * c.kv_width() * c.num_hidden_layers * KV_BYTES;
+    writeln!(text, "  K/V         {} a token in loop 1's cache (f32)", bytes(position))?;
+    let (all, plain) = memory(c, context);
+    let more = 100.0 * (all as f64 / plain as f64 - 1.0);
+    writeln!(
+        text,
+        "  memory      {} of state at {context} tokens; the later loops add {more:.2} % ({})",
+        bytes(all),
+        bytes(all - plain.min(all))
+    )?;
+    writeln!(text, "\n  {:<52} {:<18} type", "tensor", "shape")?;
+    for spec in tensors::expected(c) {
+        let tensor = checkpoint.tensor(&spec.name)?;
+        writeln!(text, "  {:<52} {:<18} {}", spec.name, format!("{:?}", tensor.shape), tensor.dtype.name())?;
+    }
+    Ok(text)
+}
+
+fn json(checkpoint: &Checkpoint, context: usize) -> Result<String> {
+    let c = checkpoint.config();
+    let (all, plain) = memory(c, context);
+    let list: Result<Vec<serde_json::Value>, parloop_model::Error> = tensors::expected(c)
+        .iter()
+        .map(|s| {
+            let t = checkpoint.tensor(&s.name)?;
+            Ok(serde_json::json!({ "name": s.name, "shape": t.shape, "type": t.dtype.name() }))
+        })
+        .collect();
+    let object = serde_json::json!({
+        "config": c,
+        "recipe": c.recipe.describe(),
+        "one_pass": c.recipe.one_pass(),
+        "parameters": tensors::parameters(c),
+        "weight_bytes": weights(checkpoint)?,
+        "kv_bytes_per_token": 2 * c.kv_width() * c.num_hidden_layers * KV_BYTES,
+        "context": context,
+        "state_bytes": all,
+        "state_bytes_of_one_loop": plain,
+        "tensors": list?,
+    });
+    Ok(format!("{object}\n"))
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,104 @@
+//! The other commands as a person uses them.
+
+use assert_cmd::Command;
+use parloop_testing::Golden;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn parloop() -> Command {
+    Command::cargo_bin("parloop").unwrap()
+}
+
+fn written(arguments: &[&str]) -> String {
+    text(&parloop().args(arguments).assert().success().get_output().stdout)
+}
+
+fn refused(arguments: &[&str], word: &str) {
+    let output = parloop().args(arguments).assert().failure().get_output().clone();
+    let message = text(&output.stderr);
+    assert!(message.contains(word) && !message.contains("panicked"), "{arguments:?}: {message}");
+}
+
+#[test]
+fn the_same_seed_writes_the_same_text_in_one_pass_and_loop_by_loop() {
+    let base = ["run", "-p", "ROMEO:", "-n", "40", "--seed", "5"];
+    let first = written(&base);
+    assert!(first.starts_with("ROMEO:") && first.len() > 40, "{first}");
+    for more in [["--mode", "sequential"], ["--mode", "one-pass"], ["--chunk", "2"], ["--threads", "1"]] {
+        assert_eq!(written(&[&base[..], &more].concat()), first, "{more:?}");
+    }
+    assert_ne!(written(&["run", "-p", "ROMEO:", "-n", "40", "--seed", "6"]), first);
+    let greedy = ["run", "-p", "ROMEO:", "-n", "20", "--temp", "0"];
+    assert_eq!(written(&greedy), written(&[&greedy[..], &["--seed", "9"]].concat()));
+}
+
+#[test]
+fn a_prompt_may_come_through_a_pipe() {
+    let run = |input: &[u8]| parloop().args(["run", "-n", "3", "--no-echo"]).write_stdin(input).assert();
+    run(b"To be").success();
+    assert!(text(&run(b"").failure().get_output().stderr).contains("prompt"));
+    assert!(text(&run(b"\xff").failure().get_output().stderr).contains("UTF-8"));
+}
+
+#[test]
+fn bad_options_are_refused_by_name() {
+    refused(&["run", "-p", "a", "--temp", "-1"], "temp");
+    refused(&["run", "-p", "a", "--top-p", "0"], "top-p");
+    refused(&["run", "-p", "a", "--min-p", "7"], "min-p");
+    refused(&["run", "-p", "a", "--repeat-penalty", "0"], "penalty");
+    refused(&["run", "-p", "a", "--chunk", "0"], "chunk");
+    refused(&["run", "nowhere", "-p", "a"], "nowhere");
+    refused(&["run", "-p", &"word ".repeat(20_000)], "context");
+    let looped = Golden::read("loop2").folder;
+    refused(&["run", looped.to_str().unwrap(), "-p", "a"], "tokenizer");
+}
+
+#[test]
+fn the_demo_shows_the_idea() {
+    let demo = written(&["demo", "-n", "30"]);
+    for part in ["6 passes for 6 tokens", "12 passes for 6 tokens", "loop by loop : one pass", "to the last bit"] {
+        assert!(demo.contains(part), "{part} is missing from:\n{demo}");
+    }
+}
+
+#[test]
+fn inspect_tells_recipe_sizes_and_tensors() {
+    let golden = Golden::read("plt3").folder;
+    let folder = golden.to_str().unwrap();
+    let shown = written(&["inspect", folder]);
+    for part in ["3 loops", "one pass a token for all 3 loops", "plt_gate.weight", "[4, 24]", "tied head"] {
+        assert!(shown.contains(part), "{part} is missing from:\n{shown}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&written(&["inspect", folder, "--json", "--context", "100"])).unwrap();
+    // K/V of a position: 3 layers x (k and v) x 2 heads x 8 x 4 bytes; two windows of 4; two carried vectors of 24.
+    let position = 3 * 2 * 2 * 8 * 4;
+    assert_eq!(json["kv_bytes_per_token"], position);
+    assert_eq!(json["state_bytes"], position * (100 + 2 * 4) + 2 * 24 * 4);
+    assert_eq!(json["state_bytes_of_one_loop"], position * 100);
+    assert!(written(&["inspect"]).contains("built-in"));
+}
+
+#[test]
+fn convert_writes_what_score_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Golden::read("plt2").folder;
+    let (golden, out) = (golden.to_str().unwrap(), folder.path().join("f32"));
+    let out = out.to_str().unwrap();
+    parloop().args(["convert", golden, "--type", "f32", "--shard-mb", "1", "--out", out]).assert().success();
+    let score = |model: &str| written(&["score", model, "--tokens", "1,2,3,4"]);
+    assert_eq!(score(out), score(golden));
+    refused(&["convert", golden, "--out", out], "--force");
+    refused(&["convert", out, "--out", out, "--force"], "itself");
+    parloop().args(["convert", golden, "--type", "bf16", "--out", out, "--force"]).assert().success();
+    assert_ne!(score(out), score(golden));
+}
+
+#[test]
+fn completions_exist_for_the_usual_shells() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(written(&["completions", shell]).contains("parloop"), "{shell}");
+    }
+}
