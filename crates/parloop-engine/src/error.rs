@@ -10,8 +10,13 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] parloop_model::Error),
     /// A tensor's bytes cannot serve as weights.
-    #[error(transparent)]
-    Weights(#[from] parloop_kernels::weights::SizeMismatch),
+    #[error("tensor {name}: {source}")]
+    Weights {
+        /// The checkpoint's name of the tensor.
+        name: String,
+        /// What is wrong with it.
+        source: parloop_kernels::weights::WeightsError,
+    },
     /// The recipe cannot decode all loops in one pass.
     #[error("one-pass decode is not possible: {0}")]
     OnePass(&'static str),

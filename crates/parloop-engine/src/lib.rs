@@ -90,6 +90,21 @@ impl Engine {
         self.on.isa()
     }
 
+    /// The threads, for other work such as measurements.
+    pub fn projector(&mut self) -> &mut Projector {
+        &mut self.on
+    }
+
+    /// Where the time went, if `PARLOOP_PROFILE` is set.
+    pub fn profile(&self) -> Option<String> {
+        self.on.profile.is_on().then(|| self.on.profile.table())
+    }
+
+    /// Goes on with another model; threads and scratch space stay.
+    pub fn set_model(&mut self, model: Arc<Model>) {
+        self.model = model;
+    }
+
     /// An empty sequence of this model.
     pub fn sequence(&self) -> Sequence {
         Sequence::new(self.model.config())

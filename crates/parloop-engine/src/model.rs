@@ -1,8 +1,8 @@
 //! A checkpoint made ready for the row pass.
 
-use crate::Result;
+use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
-use parloop_kernels::{WeightType, Weights};
+use parloop_kernels::{Pool, WeightType, Weights};
 use parloop_model::{Checkpoint, DType, GateKind, ModelConfig, Tokenizer, tensors};
 use std::sync::Arc;
 
@@ -38,32 +38,65 @@ pub struct Model {
     config: ModelConfig,
     tokenizer: Option<Tokenizer>,
     pub(crate) embedding: Weights,
-    pub(crate) layers: Vec<Layer>,
+    pub(crate) layers: Arc<Vec<Layer>>,
     pub(crate) final_norm: Vec<f32>,
     pub(crate) head: Weights,
     pub(crate) rope: Rope,
 }
 
+/// Sees how far loading has come: matrices done, matrices in all.
+pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
+
 impl Model {
-    /// Takes over a checkpoint's weights.
+    /// Takes over a checkpoint's weights in the types it has (f16 becomes f32).
     ///
     /// # Errors
     /// A tensor is missing or of the wrong size.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
+        Self::load(checkpoint, None, &mut Pool::new(1), &mut |_, _| ())
+    }
+
+    /// Takes over a checkpoint's weights, its matrices converted to `kind` if given. The embedding stays as it is:
+    /// only rows of it are looked up. Norms and gates are always f32.
+    ///
+    /// # Errors
+    /// A tensor is missing, of the wrong size, cannot be stored as `kind`, or holds a number that is not finite; the
+    /// message names it.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        kind: Option<WeightType>,
+        pool: &mut Pool,
+        progress: LoadProgress<'_>,
+    ) -> Result<Self> {
         let config = checkpoint.config().clone();
         let vector = |name: &str| -> Result<Vec<f32>> { Ok(checkpoint.tensor(name)?.to_f32()) };
-        let matrix = |name: &str| -> Result<Weights> {
+        let in_place = |name: &str| -> Result<Weights> {
             let tensor = checkpoint.tensor(name)?;
             let (outputs, inputs) = (tensor.shape[0], tensor.shape.get(1).copied().unwrap_or(1));
             let (owner, range) = tensor.shared();
-            Ok(match tensor.dtype {
-                DType::F32 => Weights::in_place(WeightType::F32, outputs, inputs, owner, range)?,
-                DType::BF16 => Weights::in_place(WeightType::Bf16, outputs, inputs, owner, range)?,
+            let weights = match tensor.dtype {
+                DType::F32 => Weights::in_place(WeightType::F32, outputs, inputs, owner, range),
+                DType::BF16 => Weights::in_place(WeightType::Bf16, outputs, inputs, owner, range),
                 // bf16 would lose three bits of an f16's fraction, so it becomes f32.
-                DType::F16 => Weights::from_f32(outputs, inputs, &tensor.to_f32())?,
-            })
+                DType::F16 => Weights::from_f32(outputs, inputs, &tensor.to_f32()),
+            };
+            weights.map_err(|source| Error::Weights { name: name.into(), source })
         };
-        let layer = |n: usize| -> Result<Layer> {
+        let total = 7 * config.num_hidden_layers + 1;
+        let mut done = 0;
+        let mut matrix = |name: &str| -> Result<Weights> {
+            let weights = in_place(name)?;
+            let weights = match kind {
+                None => weights,
+                Some(kind) => {
+                    weights.convert(kind, pool).map_err(|source| Error::Weights { name: name.into(), source })?
+                }
+            };
+            done += 1;
+            progress(done, total);
+            Ok(weights)
+        };
+        let mut layer = |n: usize| -> Result<Layer> {
             let name = |ending: &str| tensors::layer(n, ending);
             let gate = match config.recipe.local {
                 None => None,
@@ -72,7 +105,8 @@ impl Model {
                     let values = weight.to_f32();
                     Some(Gate {
                         kind: local.gate,
-                        weight: Weights::from_f32(weight.shape[0], weight.shape[1], &values)?,
+                        weight: Weights::from_f32(weight.shape[0], weight.shape[1], &values)
+                            .map_err(|source| Error::Weights { name: name("self_attn.plt_gate.weight"), source })?,
                         values,
                         bias: vector(&name("self_attn.plt_gate.bias"))?,
                         norm: match local.gate {
@@ -95,15 +129,82 @@ impl Model {
                 ff_down: matrix(&name("mlp.down_proj.weight"))?,
             })
         };
-        let embedding = matrix(tensors::EMBEDDING)?;
+        let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            head: if config.tie_word_embeddings { embedding.clone() } else { matrix(tensors::HEAD)? },
-            embedding,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            head: matrix(if config.tie_word_embeddings { tensors::EMBEDDING } else { tensors::HEAD })?,
+            embedding: in_place(tensors::EMBEDDING)?,
+            layers: Arc::new(layers),
             final_norm: vector(tensors::FINAL_NORM)?,
             rope: Rope::new(config.head_dim, config.rope_theta),
             tokenizer: checkpoint.tokenizer().cloned(),
             config,
+        })
+    }
+
+    /// A model of pseudo-random weights, for measurements: nobody needs a large file to know how fast it would run.
+    pub fn random(config: ModelConfig, kind: WeightType) -> Result<Self> {
+        config.validate()?;
+        let (d, ff, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
+        let (q, kv) = (config.query_width(), config.kv_width());
+        if let (Some(_), Some(inputs)) = (kind.bits(), [d, ff, q].into_iter().find(|n| !n.is_multiple_of(32))) {
+            return Err(Error::Weights {
+                name: "of the random model".into(),
+                source: parloop_kernels::weights::WeightsError::Blocks { kind: kind.name(), inputs },
+            });
+        }
+        let gate = |n: u64, local: parloop_model::Local| {
+            let width = if local.gate == GateKind::Hidden { d } else { config.head_dim };
+            let weight = Weights::random(WeightType::F32, heads, width, n);
+            let mut values = vec![0.0; heads * width];
+            values.chunks_exact_mut(width).enumerate().for_each(|(i, row)| weight.row(i, row));
+            let norm = if local.gate == GateKind::Hidden { vec![1.0; d] } else { Vec::new() };
+            Gate { kind: local.gate, weight, values, bias: vec![0.0; heads], norm }
+        };
+        let layer = |n: usize| {
+            let seed = 16 * n as u64;
+            let matrix = |i: u64, outputs, inputs| Weights::random(kind, outputs, inputs, seed + i);
+            Layer {
+                input_norm: vec![1.0; d],
+                q: matrix(1, q, d),
+                k: matrix(2, kv, d),
+                v: matrix(3, kv, d),
+                o: matrix(4, d, q),
+                gate: config.recipe.local.map(|local| gate(seed + 5, local)),
+                post_norm: vec![1.0; d],
+                ff_gate: matrix(6, ff, d),
+                ff_up: matrix(7, ff, d),
+                ff_down: matrix(8, d, ff),
+            }
+        };
+        Ok(Self {
+            embedding: Weights::random(WeightType::Bf16, config.vocab_size, d, 9),
+            layers: Arc::new((0..config.num_hidden_layers).map(layer).collect()),
+            final_norm: vec![1.0; d],
+            head: Weights::random(kind, config.vocab_size, d, 10),
+            rope: Rope::new(config.head_dim, config.rope_theta),
+            tokenizer: None,
+            config,
+        })
+    }
+
+    /// The same weights under another recipe that needs no other tensors: to compare numbers of loops on one model.
+    ///
+    /// # Errors
+    /// The recipe is out of range, or needs a gate that the model lacks.
+    pub fn with_recipe(&self, recipe: parloop_model::Recipe) -> Result<Self> {
+        recipe.validate()?;
+        let (has, needs) = (self.layers[0].gate.as_ref().map(|g| g.kind), recipe.local.map(|l| l.gate));
+        if needs.is_some() && has != needs {
+            return Err(Error::Input("the recipe needs gate tensors that the model lacks".into()));
+        }
+        Ok(Self {
+            config: ModelConfig { recipe, ..self.config.clone() },
+            tokenizer: self.tokenizer.clone(),
+            embedding: self.embedding.clone(),
+            layers: self.layers.clone(),
+            final_norm: self.final_norm.clone(),
+            head: self.head.clone(),
+            rope: self.rope.clone(),
         })
     }
 
@@ -123,6 +224,19 @@ impl Model {
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
+    }
+
+    /// The type of the matrices.
+    pub fn weight_type(&self) -> WeightType {
+        self.head.kind()
+    }
+
+    /// Number of weights in matrices: each is one multiply and add for a row.
+    pub fn matrix_weights(&self) -> usize {
+        let size = |w: &Weights| w.outputs() * w.inputs();
+        let layer =
+            |l: &Layer| [&l.q, &l.k, &l.v, &l.o, &l.ff_gate, &l.ff_up, &l.ff_down].map(size).iter().sum::<usize>();
+        self.layers.iter().map(layer).sum::<usize>() + size(&self.head)
     }
 
     /// Bytes of weights that one pass over the layers and the head reads.

@@ -3,7 +3,7 @@
 use crate::model::{Gate, Layer};
 use crate::{Engine, Sequence};
 use parloop_kernels::ops::{Rotation, sigmoid};
-use parloop_kernels::{Attend, Branch, Effect, Norm, Product, attend};
+use parloop_kernels::{Attend, Branch, Effect, Norm, Op, Product, attend};
 use parloop_model::{GateKind, KvMode};
 use std::ops::Range;
 
@@ -105,6 +105,7 @@ impl Engine {
         let (q, k, v) = (sized(q, live * width), sized(k, own * kv_width), sized(v, own * kv_width));
         let norm = Some(Norm { weight: &layer.input_norm, eps });
         self.on.project(
+            Op::Qkv,
             x,
             d,
             norm,
@@ -114,9 +115,13 @@ impl Engine {
                 Product { weights: &layer.v, rows: 0..own, effect: Effect::Store, out: v },
             ],
         );
+        let began = self.on.profile.start();
         q.chunks_exact_mut(width).zip(&rotations[skip..]).for_each(|(q, turn)| turn.apply(q));
         k.chunks_exact_mut(kv_width).zip(rotations).for_each(|(k, turn)| turn.apply(k));
 
+        self.on.profile.add(Op::Rope, began, 0);
+
+        let began = self.on.profile.start();
         for run in runs(&rows[..own]) {
             let kv = &mut sequences[run.sequence].kv[run.r][n];
             kv.reserve(run.first, run.rows.len());
@@ -124,6 +129,7 @@ impl Engine {
                 kv.write(t, &k[i * kv_width..][..kv_width], &v[i * kv_width..][..kv_width]);
             }
         }
+        self.on.profile.add(Op::Store, began, 0);
         if live == 0 {
             shrink(sequences, rows, n);
             return;
@@ -139,7 +145,7 @@ impl Engine {
                     let norm = Some(Norm { weight: &gate.norm, eps });
                     let product =
                         Product { weights: &gate.weight, rows: 0..live - later, effect: Effect::Store, out: gates };
-                    self.on.project(&x[later * d..], d, norm, &mut [product]);
+                    self.on.project(Op::Gate, &x[later * d..], d, norm, &mut [product]);
                 }
                 GateKind::Query => query_gate(gate, &q[later * width..], gates, heads),
             }
@@ -169,6 +175,7 @@ impl Engine {
 
         let whole = 0..live;
         self.on.project(
+            Op::Output,
             y,
             width,
             None,
@@ -176,6 +183,7 @@ impl Engine {
         );
         let inner = sized(inner, live * c.intermediate_size);
         self.on.project(
+            Op::FeedForwardIn,
             x,
             d,
             Some(Norm { weight: &layer.post_norm, eps }),
@@ -187,6 +195,7 @@ impl Engine {
             }],
         );
         self.on.project(
+            Op::FeedForwardOut,
             inner,
             c.intermediate_size,
             None,
@@ -202,6 +211,7 @@ impl Engine {
         let norm = Some(Norm { weight: &self.model.final_norm, eps: c.rms_norm_eps });
         let count = rows.len();
         self.on.project(
+            Op::Head,
             &self.x[rows.start * d..rows.end * d],
             d,
             norm,

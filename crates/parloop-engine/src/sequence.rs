@@ -36,6 +36,23 @@ impl Sequence {
         }
     }
 
+    /// A sequence that claims to have seen `tokens` tokens, with made-up keys and values: for measurements only.
+    ///
+    /// # Errors
+    /// There are more tokens than the context holds.
+    pub fn for_measurement(config: &ModelConfig, tokens: usize) -> crate::Result<Self> {
+        if tokens >= config.max_position_embeddings {
+            return Err(crate::Error::Input(format!(
+                "a depth of {tokens} tokens leaves no room in the context of {}",
+                config.max_position_embeddings
+            )));
+        }
+        let mut sequence = Self::new(config);
+        sequence.kv.iter_mut().flatten().for_each(|kv| kv.pretend(tokens));
+        sequence.length = tokens;
+        Ok(sequence)
+    }
+
     /// Tokens seen so far; the next token's position.
     pub fn len(&self) -> usize {
         self.length

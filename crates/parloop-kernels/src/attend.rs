@@ -9,6 +9,7 @@
 use crate::SharedMut;
 use crate::isa::kernel;
 use crate::kv::{KvTiles, TILE};
+use crate::profile::Op;
 use crate::project::Projector;
 use crate::simd::Simd;
 use std::cell::RefCell;
@@ -38,6 +39,17 @@ pub struct Attend<'a> {
     pub local: Option<(Branch<'a>, &'a [f32])>,
 }
 
+impl<'a> Attend<'a> {
+    /// The local branch, if asked for and there is one.
+    #[inline(always)]
+    fn branch(&self, local: bool) -> Branch<'a> {
+        match self.local {
+            Some((branch, _)) if local => branch,
+            _ => self.global,
+        }
+    }
+}
+
 /// Attends with every row's queries `[rows][H * D]` (already rotated) and writes `[rows][H * D]`.
 ///
 /// Neighbouring rows with the same global keys share the read of them.
@@ -57,6 +69,7 @@ pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], 
         }
         assert!(row.local.is_none_or(|(_, gate)| gate.len() == heads), "one gate a head");
     }
+    let began = on.profile.start();
     let per_task = (QUERIES / (heads / groups)).max(1);
     // Runs of rows over the same cache, cut to the size of a task.
     let mut spans: Vec<(usize, usize)> = Vec::with_capacity(rows.len().div_ceil(per_task));
@@ -81,6 +94,7 @@ pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], 
     } else {
         on.pool.run(spans.len() * groups, run);
     }
+    on.profile.add(Op::Attend, began, 0);
 }
 
 fn same(a: &Branch<'_>, b: &Branch<'_>) -> bool {
@@ -112,67 +126,66 @@ kernel! {
 
 #[inline(always)]
 unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let per_row = task.heads / task.groups;
-        let queries = (task.end - task.start) * per_row;
-        let padded = task.dim.next_multiple_of(TILE);
-        let sizes = [queries * task.dim, queries * padded, queries * padded, queries * BLOCK, queries * TILE, queries];
-        let total: usize = sizes.iter().sum();
-        if scratch.len() < total {
-            scratch.resize(total, 0.0);
-        }
-        let mut rest = &mut scratch[..total];
-        let mut part = |n: usize| {
-            let (head, tail) = std::mem::take(&mut rest).split_at_mut(n);
-            rest = tail;
-            head
-        };
-        let [q, global, local] = [part(sizes[0]), part(sizes[1]), part(sizes[2])];
-        let mut space = Space { scores: part(sizes[3]), sums: part(sizes[4]), maxima: part(sizes[5]) };
+    // Taken and put back, not borrowed in a closure: a closure would not take on the instruction set.
+    let mut scratch = SCRATCH.take();
+    let per_row = task.heads / task.groups;
+    let queries = (task.end - task.start) * per_row;
+    let padded = task.dim.next_multiple_of(TILE);
+    let sizes = [queries * task.dim, queries * padded, queries * padded, queries * BLOCK, queries * TILE, queries];
+    let total: usize = sizes.iter().sum();
+    if scratch.len() < total {
+        scratch.resize(total, 0.0);
+    }
+    let (q, rest) = scratch[..total].split_at_mut(sizes[0]);
+    let (global, rest) = rest.split_at_mut(sizes[1]);
+    let (local, rest) = rest.split_at_mut(sizes[2]);
+    let (scores, rest) = rest.split_at_mut(sizes[3]);
+    let (sums, maxima) = rest.split_at_mut(sizes[4]);
+    let mut space = Space { scores, sums, maxima };
 
-        let scale = 1.0 / (task.dim as f32).sqrt();
-        for (i, row) in (task.start..task.end).enumerate() {
-            let from = &task.q[(row * task.heads + task.head * per_row) * task.dim..][..per_row * task.dim];
-            let to = &mut q[i * per_row * task.dim..][..per_row * task.dim];
-            to.iter_mut().zip(from).for_each(|(t, f)| *t = f * scale);
+    let scale = 1.0 / (task.dim as f32).sqrt();
+    for (i, row) in (task.start..task.end).enumerate() {
+        let from = &task.q[(row * task.heads + task.head * per_row) * task.dim..][..per_row * task.dim];
+        let to = &mut q[i * per_row * task.dim..][..per_row * task.dim];
+        to.iter_mut().zip(from).for_each(|(t, f)| *t = f * scale);
+    }
+    let rows = &task.rows[task.start..task.end];
+    // SAFETY: the caller's promise.
+    unsafe {
+        branch::<S>(task, q, rows, false, global, &mut space);
+        let mut i = 0;
+        while i < rows.len() {
+            // Neighbouring rows of one loop share a ring.
+            let Some((own, _)) = rows[i].local else {
+                i += 1;
+                continue;
+            };
+            let shares = |r: &&Attend<'_>| r.local.is_some_and(|(b, _)| same(&b, &own));
+            let n = rows[i..].iter().take_while(shares).count();
+            let (q, o) = (&q[i * per_row * task.dim..], &mut local[i * per_row * padded..]);
+            branch::<S>(task, q, &rows[i..i + n], true, o, &mut space);
+            i += n;
         }
-        let rows = &task.rows[task.start..task.end];
-        // SAFETY: the caller's promise.
-        unsafe {
-            branch::<S>(task, q, rows, false, global, &mut space);
-            let mut i = 0;
-            while i < rows.len() {
-                // Neighbouring rows of one loop share a ring.
-                let Some((own, _)) = rows[i].local else {
-                    i += 1;
-                    continue;
-                };
-                let shares = |r: &&Attend<'_>| r.local.is_some_and(|(b, _)| same(&b, &own));
-                let n = rows[i..].iter().take_while(shares).count();
-                let (q, o) = (&q[i * per_row * task.dim..], &mut local[i * per_row * padded..]);
-                branch::<S>(task, q, &rows[i..i + n], true, o, &mut space);
-                i += n;
-            }
-        }
-        for (i, row) in rows.iter().enumerate() {
-            for j in 0..per_row {
-                let head = task.head * per_row + j;
-                let from = (i * per_row + j) * padded;
-                let y = &global[from..from + task.dim];
-                // SAFETY: this (row, head) belongs to this task alone.
-                let out = unsafe { task.out.slice(((task.start + i) * task.heads + head) * task.dim, task.dim) };
-                match row.local {
-                    None => out.copy_from_slice(y),
-                    Some((_, gate)) => {
-                        let (g, near) = (gate[head], &local[from..from + task.dim]);
-                        for ((out, y), near) in out.iter_mut().zip(y).zip(near) {
-                            *out = g * y + (1.0 - g) * near;
-                        }
+    }
+    for (i, row) in rows.iter().enumerate() {
+        for j in 0..per_row {
+            let head = task.head * per_row + j;
+            let from = (i * per_row + j) * padded;
+            let y = &global[from..from + task.dim];
+            // SAFETY: this (row, head) belongs to this task alone.
+            let out = unsafe { task.out.slice(((task.start + i) * task.heads + head) * task.dim, task.dim) };
+            match row.local {
+                None => out.copy_from_slice(y),
+                Some((_, gate)) => {
+                    let (g, near) = (gate[head], &local[from..from + task.dim]);
+                    for ((out, y), near) in out.iter_mut().zip(y).zip(near) {
+                        *out = g * y + (1.0 - g) * near;
                     }
                 }
             }
         }
-    });
+    }
+    SCRATCH.set(scratch);
 }
 
 struct Space<'a> {
@@ -194,13 +207,13 @@ unsafe fn branch<S: Simd>(
     o: &mut [f32],
     space: &mut Space<'_>,
 ) {
-    let of = |r: usize| if local { rows[r].local.map_or(rows[r].global, |l| l.0) } else { rows[r].global };
     let (dim, padded, per_row) = (task.dim, task.dim.next_multiple_of(TILE), task.heads / task.groups);
     let queries = rows.len() * per_row;
-    let kv = of(0).kv;
+    let kv = rows[0].branch(local).kv;
     let (mut first, mut last) = (usize::MAX, 0);
     for r in 0..rows.len() {
-        (first, last) = (first.min(of(r).first), last.max(of(r).last));
+        let own = rows[r].branch(local);
+        (first, last) = (first.min(own.first), last.max(own.last));
     }
     o[..queries * padded].fill(0.0);
     space.sums[..queries * TILE].fill(0.0);
@@ -226,7 +239,7 @@ unsafe fn branch<S: Simd>(
             }
             let (from, to) = (low / TILE * TILE % BLOCK, high % BLOCK / TILE * TILE + TILE);
             for i in 0..queries {
-                let own = of(i / per_row);
+                let own = rows[i / per_row].branch(local);
                 let scores = &mut space.scores[i * BLOCK + from..i * BLOCK + to];
                 let base = block * BLOCK + from;
                 if own.first > base {
@@ -243,12 +256,12 @@ unsafe fn branch<S: Simd>(
             let mut i = 0;
             while i < queries {
                 let (o, p) = (o[i * padded..].as_mut_ptr(), space.scores[i * BLOCK..].as_ptr());
-                let mix = |n| Mix { kv, head: task.head, low, high, padded, o, p, queries: n };
+                let mix = Mix { kv, head: task.head, low, high, padded, o, p };
                 i += match queries - i {
-                    1 => values::<S, 1>(&mix(1)),
-                    2 => values::<S, 2>(&mix(2)),
-                    3 => values::<S, 3>(&mix(3)),
-                    _ => values::<S, 4>(&mix(4)),
+                    1 => values::<S, 1>(&mix),
+                    2 => values::<S, 2>(&mix),
+                    3 => values::<S, 3>(&mix),
+                    _ => values::<S, 4>(&mix),
                 };
             }
         }
@@ -349,19 +362,19 @@ struct Mix<'a> {
     padded: usize,
     o: *mut f32,
     p: *const f32,
-    queries: usize,
 }
 
 /// `o += sum over positions of p * v`, position by position, for Q queries. Returns Q.
 #[inline(always)]
 unsafe fn values<S: Simd, const Q: usize>(mix: &Mix<'_>) -> usize {
-    debug_assert_eq!(mix.queries, Q);
     let mut d = 0;
     while d < mix.padded {
         // SAFETY: `padded` is a multiple of 16; a tile's values are [16][padded]; `o` and `p` as `Mix` says.
         unsafe {
-            let mut acc: [[S::V; 2]; Q] =
-                std::array::from_fn(|i| std::array::from_fn(|j| S::load(at::<S>(mix, i, d, j))));
+            let mut acc = [[S::zero(); 2]; Q];
+            for i in 0..Q {
+                acc[i] = [S::load(at::<S>(mix, i, d, 0)), S::load(at::<S>(mix, i, d, 1))];
+            }
             let mut position = mix.low;
             while position <= mix.high {
                 let tile = mix.kv.values(position / TILE, mix.head).as_ptr();

@@ -11,6 +11,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, DQ, VL) with BF16 and VNNI.
     Avx512,
+    /// AVX-512 and the matrix tiles (AMX) for bf16.
+    Amx,
 }
 
 /// The environment variable that forces an instruction set.
@@ -23,6 +25,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
@@ -41,6 +44,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni");
                 if wide {
                     found.push(Self::Avx512);
+                    if tiles_permitted() {
+                        found.push(Self::Amx);
+                    }
                 }
             }
         }
@@ -74,6 +80,33 @@ impl Isa {
     }
 }
 
+/// Whether the processor has matrix tiles for bf16 and the system lets this process use them. Linux wants to be asked
+/// first, because tiles make a thread's saved state larger.
+#[cfg(target_arch = "x86_64")]
+fn tiles_permitted() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
+    *PERMITTED.get_or_init(|| {
+        const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
+        if __cpuid(0).eax < 7
+            || __cpuid_count(7, 0).edx & TILES_AND_BF16 != TILES_AND_BF16
+            || !cfg!(target_os = "linux")
+        {
+            return false;
+        }
+        // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) gives 0 if the process may use tiles; threads started
+        // later inherit it.
+        let (call, request, feature) = (158usize, 0x1023usize, 18usize);
+        let result: isize;
+        // SAFETY: a system call without pointers; it changes nothing but this permission.
+        unsafe {
+            std::arch::asm!("syscall", inlateout("rax") call => result, in("rdi") request, in("rsi") feature,
+                lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+        result == 0
+    })
+}
+
 /// Defines a function that runs a generic kernel compiled for the chosen instruction set.
 ///
 /// `kernel!(fn name(args) = generic)` needs `generic::<S: Simd>(args)`, marked `#[inline(always)]` so that it takes
@@ -101,7 +134,7 @@ macro_rules! kernel {
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    $crate::isa::Isa::Avx512 => avx512($($arg),*),
+                    $crate::isa::Isa::Avx512 | $crate::isa::Isa::Amx => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::isa::Isa::Avx2 => avx2($($arg),*),
                     _ => $generic::<$crate::simd::Portable>($($arg),*),

@@ -120,6 +120,16 @@ impl KvTiles {
         }
     }
 
+    /// Pretends to hold `count` positions, with keys and values that are small but not zero: for measurements.
+    pub fn pretend(&mut self, count: usize) {
+        if count > 0 {
+            self.reserve(0, if self.left.is_some() { 1 } else { count });
+            self.blocks.iter_mut().for_each(|b| b.fill(1e-3));
+            self.end = count;
+            self.start = if self.left.is_some() { count.saturating_sub(self.tiles * TILE - TILE + 1) } else { 0 };
+        }
+    }
+
     /// The keys of head `h` in the tile with the given number (position / 16): `[D][16]`.
     #[inline(always)]
     pub(crate) fn keys(&self, tile: usize, h: usize) -> &[f32] {

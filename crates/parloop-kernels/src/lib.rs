@@ -9,9 +9,12 @@
 //! | [`isa`] | which instruction set is used, chosen once at run time; `PARLOOP_ISA` forces one |
 //! | [`pool`] | persistent worker threads that share the tasks of a call |
 //! | [`weights`] | matrices behind an opaque type, used where they lie |
+//! | [`quant`] | blocks of 32 weights in 8 or 4 bits |
 //! | [`project`] | norm, matrix products, residual or SwiGLU, in one call |
 //! | [`kv`] | keys and values in tiles of 16 positions: growing caches and rings |
 //! | [`attend`] | attention of many rows over cache and window, with the gate |
+//! | [`measure`] | the machine's read bandwidth and peak arithmetic |
+//! | [`profile`] | where the time of a run goes |
 //! | [`ops`] | norms, rotary embedding, softmax helpers |
 //!
 //! **A row's result never depends on its company.** For one weight type and one instruction set it is bit-equal
@@ -29,9 +32,12 @@ compile_error!("weights are used in place as little-endian data; big-endian mach
 pub mod attend;
 pub mod isa;
 pub mod kv;
+pub mod measure;
 pub mod ops;
 pub mod pool;
+pub mod profile;
 pub mod project;
+pub mod quant;
 pub mod simd;
 pub mod weights;
 
@@ -39,6 +45,7 @@ pub use attend::{Attend, Branch, attend};
 pub use isa::Isa;
 pub use kv::KvTiles;
 pub use pool::Pool;
+pub use profile::{Op, Profile};
 pub use project::{Effect, Norm, Product, Projector};
 pub use weights::{WeightType, Weights};
 

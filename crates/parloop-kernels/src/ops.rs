@@ -13,9 +13,9 @@ pub(crate) unsafe fn rms_scale<S: Simd>(x: &[f32], eps: f32) -> f32 {
         let whole = x.len() - x.len() % step;
         let mut i = 0;
         while i < whole {
-            for (j, acc) in acc.iter_mut().enumerate() {
+            for j in 0..4 {
                 let v = S::load(x.as_ptr().add(i + j * S::LANES));
-                *acc = S::fma(v, v, *acc);
+                acc[j] = S::fma(v, v, acc[j]);
             }
             i += step;
         }
@@ -41,17 +41,22 @@ kernel! {
     pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_generic
 }
 
+/// `silu(g) * u`
+#[inline(always)]
+unsafe fn silu_mul<S: Simd>(g: S::V, u: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { S::mul(S::div(g, S::add(S::splat(1.0), S::exp(S::sub(S::zero(), g)))), u) }
+}
+
 #[inline(always)]
 unsafe fn swiglu_generic<S: Simd>(gate: &mut [f32], up: &[f32]) {
     let n = gate.len().min(up.len());
     let whole = n - n % S::LANES;
     // SAFETY: the instruction set is the caller's promise; the tail goes through padded buffers.
     unsafe {
-        let one = S::splat(1.0);
-        let silu = |g: S::V, u: S::V| S::mul(S::div(g, S::add(one, S::exp(S::sub(S::zero(), g)))), u);
         let mut i = 0;
         while i < whole {
-            let v = silu(S::load(gate.as_ptr().add(i)), S::load(up.as_ptr().add(i)));
+            let v = silu_mul::<S>(S::load(gate.as_ptr().add(i)), S::load(up.as_ptr().add(i)));
             S::store(gate.as_mut_ptr().add(i), v);
             i += S::LANES;
         }
@@ -59,7 +64,7 @@ unsafe fn swiglu_generic<S: Simd>(gate: &mut [f32], up: &[f32]) {
             let (mut g, mut u) = ([0.0; 16], [0.0; 16]);
             g[..n - whole].copy_from_slice(&gate[whole..n]);
             u[..n - whole].copy_from_slice(&up[whole..n]);
-            let v = silu(S::load(g.as_ptr()), S::load(u.as_ptr()));
+            let v = silu_mul::<S>(S::load(g.as_ptr()), S::load(u.as_ptr()));
             S::store(g.as_mut_ptr(), v);
             gate[whole..n].copy_from_slice(&g[..n - whole]);
         }

@@ -4,11 +4,16 @@
 //! Products that share their input (q, k and v; gate and up) go into one call, so that the input is prepared once and
 //! the workers meet once.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod dense;
+mod packed;
 
 use crate::isa::Isa;
 use crate::ops;
 use crate::pool::Pool;
+use crate::profile::{Op, Profile};
+use crate::quant;
 use crate::simd::f32_to_bf16;
 use crate::weights::{WeightType, Weights};
 use crate::{SharedMut, simd};
@@ -55,15 +60,42 @@ const TASK_BYTES: usize = 96 << 10;
 /// Below this many bytes of weights a call is not worth waking the workers.
 const ALONE_BYTES: usize = 24 << 10;
 /// Columns of a prepared input row are padded with zeros to a multiple of this.
-const PADDING: usize = 32;
+const PADDING: usize = quant::SUPER;
 
 /// The pool, the instruction set, and the scratch space of calls.
 pub struct Projector {
     isa: Isa,
     /// The worker threads, for other calls too.
     pub pool: Pool,
+    /// Where the time goes, if asked for.
+    pub profile: Profile,
     f32_rows: Vec<f32>,
     bf16_rows: Vec<u16>,
+    tile_rows: Vec<u16>,
+    /// Rows in 8 bits, and for each block of 32 its scale and sum.
+    i8_rows: Vec<i8>,
+    i8_blocks: Vec<[f32; 2]>,
+}
+
+/// The form in which a product takes its input rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    F32,
+    Bf16,
+    /// bf16 in blocks of rows, for matrix tiles.
+    Tiles,
+    I8,
+}
+
+impl Form {
+    fn of(kind: WeightType, isa: Isa) -> Self {
+        match kind {
+            WeightType::Bf16 if isa == Isa::Amx => Self::Tiles,
+            WeightType::Bf16 if isa == Isa::Avx512 => Self::Bf16,
+            WeightType::F32 | WeightType::Bf16 => Self::F32,
+            WeightType::Q8 | WeightType::Q4 => Self::I8,
+        }
+    }
 }
 
 impl Projector {
@@ -73,7 +105,16 @@ impl Projector {
     /// If `isa` is not available on this machine: its kernels would be unsound.
     pub fn new(isa: Isa, threads: usize) -> Self {
         assert!(Isa::available().contains(&isa), "{} is not available on this machine", isa.name());
-        Self { isa, pool: Pool::new(threads), f32_rows: Vec::new(), bf16_rows: Vec::new() }
+        Self {
+            isa,
+            pool: Pool::new(threads),
+            profile: Profile::from_environment(),
+            f32_rows: vec![],
+            bf16_rows: vec![],
+            tile_rows: vec![],
+            i8_rows: vec![],
+            i8_blocks: vec![],
+        }
     }
 
     /// The instruction set in use; guaranteed to be available.
@@ -81,12 +122,13 @@ impl Projector {
         self.isa
     }
 
-    /// Multiplies the rows of `x` (each `width` long), after `norm`, with every product's matrix.
+    /// Multiplies the rows of `x` (each `width` long), after `norm`, with every product's matrix. `op` is the name
+    /// under which the profile counts the call.
     ///
     /// # Panics
     /// If a shape does not fit: `x` not a whole number of rows, a matrix of another width, rows out of range, or a
     /// result of another length.
-    pub fn project(&mut self, x: &[f32], width: usize, norm: Option<Norm<'_>>, products: &mut [Product<'_>]) {
+    pub fn project(&mut self, op: Op, x: &[f32], width: usize, norm: Option<Norm<'_>>, products: &mut [Product<'_>]) {
         assert!(width > 0 && x.len().is_multiple_of(width), "input is not a whole number of rows");
         let rows = x.len() / width;
         for p in products.iter() {
@@ -100,29 +142,62 @@ impl Projector {
         if rows == 0 {
             return;
         }
+        let began = self.profile.start();
         let isa = self.isa;
-        let bf16 = |p: &Product<'_>| p.weights.kind() == WeightType::Bf16 && isa == Isa::Avx512;
-        let need_bf16 = products.iter().any(bf16);
-        self.prepare(x, width, norm, need_bf16);
+        let uses = |form| products.iter().any(|p| Form::of(p.weights.kind(), isa) == form);
+        self.prepare(x, width, norm, uses(Form::Bf16) || uses(Form::Tiles), uses(Form::I8));
+        if uses(Form::Tiles) {
+            self.pack_tiles(rows, width);
+        }
 
         let stride = width.next_multiple_of(PADDING);
-        let (f32_rows, bf16_rows) = (self.f32_rows.as_ptr(), self.bf16_rows.as_ptr());
+        let inputs = |form| match form {
+            Form::F32 => Input {
+                rows: self.f32_rows.as_ptr().cast(),
+                stride: 4 * stride,
+                blocks: std::ptr::null(),
+                offset: 0,
+                total: 0,
+            },
+            Form::Bf16 => Input {
+                rows: self.bf16_rows.as_ptr().cast(),
+                stride: 2 * stride,
+                blocks: std::ptr::null(),
+                offset: 0,
+                total: 0,
+            },
+            Form::Tiles => Input {
+                rows: self.tile_rows.as_ptr().cast(),
+                stride: 2 * stride,
+                blocks: std::ptr::null(),
+                offset: 0,
+                total: rows,
+            },
+            Form::I8 => Input {
+                rows: self.i8_rows.as_ptr().cast(),
+                stride,
+                blocks: self.i8_blocks.as_ptr(),
+                offset: 0,
+                total: 0,
+            },
+        };
         let mut tasks: Vec<Span> = Vec::with_capacity(products.len());
         let mut total = 0;
-        let all_bytes: usize = products.iter().map(|p| p.weights.bytes() * usize::from(!p.rows.is_empty())).sum();
+        let bytes = |p: &Product<'_>| match p.effect {
+            _ if p.rows.is_empty() => 0,
+            Effect::SwiGlu(up) => p.weights.bytes() + up.bytes(),
+            Effect::Store | Effect::Add => p.weights.bytes(),
+        };
+        let all_bytes: usize = products.iter().map(bytes).sum();
         let share = (all_bytes / self.pool.threads()).clamp(1, TASK_BYTES);
         for p in products.iter_mut() {
             let (outputs, count) = (p.weights.outputs(), p.rows.len());
             let per_output =
                 p.weights.kind().row_bytes(width) * if matches!(p.effect, Effect::SwiGlu(_)) { 2 } else { 1 };
             let step = (share / per_output).next_multiple_of(dense::TILE).max(dense::TILE);
-            let row_step = dense::row_block(width);
+            let row_step = dense::row_block(width, if Form::of(p.weights.kind(), isa) == Form::Tiles { 16 } else { 6 });
             let spans = outputs.div_ceil(step) * count.div_ceil(row_step);
-            let input = if bf16(p) {
-                Input { rows: bf16_rows.cast(), stride: 2 * stride }
-            } else {
-                Input { rows: f32_rows.cast(), stride: 4 * stride }
-            };
+            let input = inputs(Form::of(p.weights.kind(), isa));
             let out = SharedMut::new(p.out);
             tasks.push(Span {
                 first: total,
@@ -138,17 +213,25 @@ impl Projector {
             let span = &tasks[tasks.partition_point(|s| s.first <= i) - 1];
             // SAFETY: `isa` is available (checked in `new`); the prepared rows live in `self` until the call ends
             // and are padded; tasks of a product cover disjoint outputs or rows.
-            unsafe { dense::run(isa, &span.task(i)) }
+            unsafe {
+                match span.product.0.kind() {
+                    WeightType::Q8 | WeightType::Q4 => packed::run(isa, &span.task(i)),
+                    #[cfg(target_arch = "x86_64")]
+                    WeightType::Bf16 if isa == Isa::Amx => amx::run(isa, &span.task(i)),
+                    WeightType::F32 | WeightType::Bf16 => dense::run(isa, &span.task(i)),
+                }
+            }
         };
         if all_bytes < ALONE_BYTES && rows <= SHARED_PREPARATION {
             (0..total).for_each(run);
         } else {
             self.pool.run(total, run);
         }
+        self.profile.add(op, began, all_bytes);
     }
 
     /// Norms the rows and brings them into the types that the products need, padded with zeros.
-    fn prepare(&mut self, x: &[f32], width: usize, norm: Option<Norm<'_>>, need_bf16: bool) {
+    fn prepare(&mut self, x: &[f32], width: usize, norm: Option<Norm<'_>>, need_bf16: bool, need_i8: bool) {
         let (rows, stride) = (x.len() / width, width.next_multiple_of(PADDING));
         if let Some(norm) = norm {
             assert_eq!(norm.weight.len(), width, "length of the norm's weight");
@@ -160,7 +243,12 @@ impl Projector {
         if need_bf16 && self.bf16_rows.len() < rows * stride {
             self.bf16_rows.resize(rows * stride, 0);
         }
+        if need_i8 && self.i8_rows.len() < rows * stride {
+            self.i8_rows.resize(rows * stride, 0);
+            self.i8_blocks.resize(rows * stride / quant::BLOCK, [0.0; 2]);
+        }
         let (floats, halves) = (SharedMut::new(&mut self.f32_rows), SharedMut::new(&mut self.bf16_rows));
+        let (bytes, blocks) = (SharedMut::new(&mut self.i8_rows), SharedMut::new(&mut self.i8_blocks));
         let isa = self.isa;
         let one = |r: usize| {
             let x = &x[r * width..(r + 1) * width];
@@ -176,13 +264,42 @@ impl Projector {
             if need_bf16 {
                 // SAFETY: as above.
                 let half = unsafe { halves.slice(r * stride, stride) };
-                half.iter_mut().zip(row).for_each(|(h, v)| *h = f32_to_bf16(*v));
+                half.iter_mut().zip(&*row).for_each(|(h, v)| *h = f32_to_bf16(*v));
+            }
+            if need_i8 {
+                let n = stride / quant::BLOCK;
+                // SAFETY: as above.
+                let (values, scales) = unsafe { (bytes.slice(r * stride, stride), blocks.slice(r * n, n)) };
+                quant::quantize_row(row, values, scales);
             }
         };
         if rows <= SHARED_PREPARATION {
             (0..rows).for_each(one);
         } else {
             self.pool.run(rows, one);
+        }
+    }
+}
+
+impl Projector {
+    /// Packs the prepared bf16 rows for matrix tiles.
+    fn pack_tiles(&mut self, rows: usize, width: usize) {
+        let stride = width.next_multiple_of(PADDING);
+        if self.tile_rows.len() < rows * stride {
+            self.tile_rows.resize(rows * stride, 0);
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            let out = SharedMut::new(&mut self.tile_rows);
+            let halves = &self.bf16_rows[..rows * stride];
+            let one = |block: usize| {
+                let first = block * amx::BLOCK;
+                let n = amx::BLOCK.min(rows - first);
+                // SAFETY: each block is packed by one task only.
+                let out = unsafe { out.slice(first * stride, n * stride) };
+                amx::pack(&halves[first * stride..(first + n) * stride], stride, out);
+            };
+            if rows <= SHARED_PREPARATION { one(0) } else { self.pool.run(rows.div_ceil(amx::BLOCK), one) }
         }
     }
 }
@@ -209,16 +326,24 @@ impl Span<'_> {
     }
 }
 
-/// `W x` for one row by the plainest loop: the twin that the kernels are tested against.
+/// `W x` for one row by the plainest loop: the twin that the kernels are tested against. The input is rounded as the
+/// weight type's kernels may round it.
 pub fn scalar_product(weights: &Weights, x: &[f32]) -> Vec<f32> {
     let mut row = vec![0.0; weights.inputs()];
-    let bf16 = weights.kind() == WeightType::Bf16;
+    let x: Vec<f32> = match weights.kind() {
+        WeightType::F32 => x.to_vec(),
+        WeightType::Bf16 => x.iter().map(|x| simd::bf16_to_f32(f32_to_bf16(*x))).collect(),
+        WeightType::Q8 | WeightType::Q4 => {
+            let n = x.len().div_ceil(quant::BLOCK);
+            let (mut values, mut blocks) = (vec![0; n * quant::BLOCK], vec![[0.0; 2]; n]);
+            quant::quantize_row(x, &mut values, &mut blocks);
+            (0..x.len()).map(|i| f32::from(values[i]) * blocks[i / quant::BLOCK][0]).collect()
+        }
+    };
     (0..weights.outputs())
         .map(|i| {
             weights.row(i, &mut row);
-            let dot = |x: &f32, w: &f32| f64::from(*x) * f64::from(*w);
-            let round = |x: &f32| if bf16 { simd::bf16_to_f32(f32_to_bf16(*x)) } else { *x };
-            x.iter().map(round).zip(&row).map(|(x, w)| dot(&x, w)).sum::<f64>() as f32
+            x.iter().zip(&row).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
         })
         .collect()
 }

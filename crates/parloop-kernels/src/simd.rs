@@ -18,6 +18,10 @@ pub trait Simd: Copy + 'static {
     const LANES: usize;
     /// Elements that one step of a bf16 dot product takes.
     const BF16_STEP: usize;
+    /// A vector of [`Simd::LANES`] 32-bit integers, or of four times as many bytes.
+    type I: Copy;
+    /// What [`Simd::dot_q8`] adds to the weights: its result is too large by this times the sum of the activations.
+    const Q8_OFFSET: i32;
     /// Whether [`Simd::dot_bf16`] takes activations in bf16 (otherwise they stay f32).
     const BF16_INPUT: bool;
 
@@ -57,6 +61,23 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_bf16(p: *const u16) -> Self::B;
     /// `acc + sum of w * x` over one step; `x` points at bf16 or f32 activations as [`Simd::BF16_INPUT`] says.
     unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V;
+
+    /// All lanes `x`.
+    unsafe fn splat_int(x: i32) -> Self::I;
+    /// Loads lanes.
+    unsafe fn load_int(p: *const u8) -> Self::I;
+    /// The lower four bits of each byte.
+    unsafe fn low_nibbles(v: Self::I) -> Self::I;
+    /// The upper four bits of each byte.
+    unsafe fn high_nibbles(v: Self::I) -> Self::I;
+    /// Lane by lane `acc + w . x` for four bytes each: `w` holds an 8-bit weight plus 128; `x` is signed, not -128.
+    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Lane by lane `acc + w . x` for four bytes each: `w` from 0 to 15, `x` signed.
+    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Integers to f32.
+    unsafe fn to_float(v: Self::I) -> Self::V;
+    /// Loads IEEE half-precision numbers.
+    unsafe fn load_f16(p: *const u16) -> Self::V;
 
     /// e^x to about 2 ulp; 0 below -87.
     #[inline(always)]

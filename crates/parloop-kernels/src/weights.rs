@@ -1,9 +1,12 @@
 //! Matrices behind an opaque type.
 //!
 //! Dense types are used where they lie, row by row (`[out, in]`, as in the checkpoint), so a memory-mapped file needs
-//! no copy and no packing. Elements may be unaligned.
+//! no copy and no packing. Elements may be unaligned. Quantised types are packed once ([`crate::quant`]).
 
-use crate::simd::bf16_to_f32;
+use crate::SharedMut;
+use crate::pool::Pool;
+use crate::quant::{self, Bits, OUTPUTS};
+use crate::simd::{bf16_to_f32, f32_to_bf16};
 use std::sync::Arc;
 
 /// Bytes that several owners may read: a mapped file, a part of the program, or memory.
@@ -16,6 +19,10 @@ pub enum WeightType {
     F32,
     /// 2 bytes a weight: the upper half of an f32.
     Bf16,
+    /// 8.5 bits a weight: blocks of 32 with a scale.
+    Q8,
+    /// 4.5 bits a weight: blocks of 32 with a scale.
+    Q4,
 }
 
 impl WeightType {
@@ -24,27 +31,86 @@ impl WeightType {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
         }
     }
 
-    /// Bytes of a row of `inputs` weights.
-    pub fn row_bytes(self, inputs: usize) -> usize {
+    /// Every type, the largest first.
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Q8, Self::Q4];
+
+    /// The bits of a quantised type.
+    pub fn bits(self) -> Option<Bits> {
+        match self {
+            Self::F32 | Self::Bf16 => None,
+            Self::Q8 => Some(Bits::Eight),
+            Self::Q4 => Some(Bits::Four),
+        }
+    }
+
+    /// Bytes of a row of `inputs` dense weights, or of a sixteenth of a packed tile.
+    pub(crate) fn row_bytes(self, inputs: usize) -> usize {
         match self {
             Self::F32 => 4 * inputs,
             Self::Bf16 => 2 * inputs,
+            Self::Q8 | Self::Q4 => self.bytes(OUTPUTS, inputs) / OUTPUTS,
         }
+    }
+
+    /// Bytes of a matrix.
+    pub fn bytes(self, outputs: usize, inputs: usize) -> usize {
+        match self.bits() {
+            None => outputs.saturating_mul(self.row_bytes(inputs)),
+            Some(bits) => bits.packed_bytes(outputs, inputs),
+        }
+    }
+}
+
+impl std::str::FromStr for WeightType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|t| t.name() == text)
+            .ok_or_else(|| format!("\"{text}\" is not a weight type; expected f32, bf16, q8 or q4"))
     }
 }
 
 /// Why bytes cannot serve as a matrix.
 #[derive(Debug, thiserror::Error)]
-#[error("a {kind} matrix of {outputs} x {inputs} needs {expected} bytes, found {found}")]
-pub struct SizeMismatch {
-    kind: &'static str,
-    outputs: usize,
-    inputs: usize,
-    expected: usize,
-    found: usize,
+pub enum WeightsError {
+    /// The bytes are too few or too many.
+    #[error("a {kind} matrix of {outputs} x {inputs} needs {expected} bytes, found {found}")]
+    Size {
+        /// Name of the type.
+        kind: &'static str,
+        /// Rows of the matrix.
+        outputs: usize,
+        /// Columns of the matrix.
+        inputs: usize,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes found.
+        found: usize,
+    },
+    /// Blocks of 32 do not fit the width.
+    #[error("rows of {inputs} weights cannot be stored as {kind}: expected a multiple of 32; use bf16 or f32")]
+    Blocks {
+        /// Name of the type.
+        kind: &'static str,
+        /// Columns of the matrix.
+        inputs: usize,
+    },
+    /// A weight is infinite or not a number.
+    #[error("weight {index} of row {row} is {value}, expected a finite number; the checkpoint is broken")]
+    NotFinite {
+        /// Row of the matrix.
+        row: usize,
+        /// Column of the matrix.
+        index: usize,
+        /// The value found.
+        value: f32,
+    },
 }
 
 /// A matrix `[outputs, inputs]` that rows are multiplied with.
@@ -60,7 +126,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// A matrix that lies in `owner` at `range`, row-major and little-endian. Nothing is copied.
+    /// A matrix that lies in `owner` at `range`: row-major and little-endian if dense, otherwise packed as
+    /// [`crate::quant`] says. Nothing is copied.
     ///
     /// # Errors
     /// The range does not hold exactly `outputs * inputs` elements.
@@ -70,11 +137,11 @@ impl Weights {
         inputs: usize,
         owner: SharedBytes,
         range: std::ops::Range<usize>,
-    ) -> Result<Self, SizeMismatch> {
-        let expected = outputs.saturating_mul(kind.row_bytes(inputs));
+    ) -> Result<Self, WeightsError> {
+        let expected = kind.bytes(outputs, inputs);
         let found = (*owner).as_ref().get(range.clone()).map_or(0, <[u8]>::len);
         if expected != found {
-            return Err(SizeMismatch { kind: kind.name(), outputs, inputs, expected, found });
+            return Err(WeightsError::Size { kind: kind.name(), outputs, inputs, expected, found });
         }
         Ok(Self { kind, outputs, inputs, owner, start: range.start, bytes: found })
     }
@@ -83,10 +150,106 @@ impl Weights {
     ///
     /// # Errors
     /// `values` does not hold exactly `outputs * inputs` elements.
-    pub fn from_f32(outputs: usize, inputs: usize, values: &[f32]) -> Result<Self, SizeMismatch> {
+    pub fn from_f32(outputs: usize, inputs: usize, values: &[f32]) -> Result<Self, WeightsError> {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let range = 0..bytes.len();
         Self::in_place(WeightType::F32, outputs, inputs, Arc::new(bytes), range)
+    }
+
+    /// The same matrix in another type, converted by all threads of the pool.
+    ///
+    /// # Errors
+    /// The width is not a multiple of 32 though the type needs it, or a weight is not a finite number.
+    pub fn convert(&self, kind: WeightType, pool: &mut Pool) -> Result<Self, WeightsError> {
+        if kind == self.kind {
+            return Ok(self.clone());
+        }
+        if kind.bits().is_some() && !self.inputs.is_multiple_of(quant::BLOCK) {
+            return Err(WeightsError::Blocks { kind: kind.name(), inputs: self.inputs });
+        }
+        let mut out = Lines::new(kind.bytes(self.outputs, self.inputs));
+        let tile_bytes = OUTPUTS * kind.row_bytes(self.inputs);
+        let failed = std::sync::Mutex::new(None);
+        {
+            let shared = SharedMut::new(out.bytes_mut());
+            let total = kind.bytes(self.outputs, self.inputs);
+            pool.run(self.outputs.div_ceil(OUTPUTS), |tile| {
+                let outputs = tile * OUTPUTS..((tile + 1) * OUTPUTS).min(self.outputs);
+                let start = tile * tile_bytes;
+                // SAFETY: each tile has its own part of the result.
+                let part = unsafe { shared.slice(start, tile_bytes.min(total - start)) };
+                if let Err(e) = self.convert_tile(kind, outputs, part) {
+                    *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(e);
+                }
+            });
+        }
+        match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => {
+                let range = 0..kind.bytes(self.outputs, self.inputs);
+                Self::in_place(kind, self.outputs, self.inputs, Arc::new(out), range)
+            }
+        }
+    }
+
+    fn convert_tile(
+        &self,
+        kind: WeightType,
+        outputs: std::ops::Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), WeightsError> {
+        let mut rows = vec![vec![0.0; self.inputs]; outputs.len()];
+        for (row, i) in rows.iter_mut().zip(outputs) {
+            self.row(i, row);
+            if let Some(index) = row.iter().position(|v| !v.is_finite()) {
+                return Err(WeightsError::NotFinite { row: i, index, value: row[index] });
+            }
+        }
+        let elements = rows.iter().flatten();
+        match kind.bits() {
+            Some(bits) => {
+                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                quant::pack(bits, &rows, self.inputs, out);
+            }
+            None if kind == WeightType::F32 => {
+                out.chunks_exact_mut(4).zip(elements).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
+            }
+            None => {
+                let halves = elements.map(|v| f32_to_bf16(*v));
+                out.chunks_exact_mut(2).zip(halves).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A matrix of pseudo-random weights of about the size trained ones have, made quickly: for measurements only.
+    pub fn random(kind: WeightType, outputs: usize, inputs: usize, seed: u64) -> Self {
+        let bytes = kind.bytes(outputs, inputs);
+        let mut out = Lines::new(bytes);
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 33
+        };
+        let small = |n: u64| (n as f32 / (1u64 << 30) as f32 - 1.0) / (inputs as f32).sqrt();
+        // A stretch of random weights, repeated: the values do not matter, reading them does.
+        let pattern: Vec<u8> = match kind.bits() {
+            None if kind == WeightType::F32 => (0..1 << 15).flat_map(|_| small(next()).to_le_bytes()).collect(),
+            None => (0..1 << 15).flat_map(|_| f32_to_bf16(small(next())).to_le_bytes()).collect(),
+            Some(bits) => {
+                let scale =
+                    half::f16::from_f32(1.0 / (inputs as f32).sqrt() / if bits == Bits::Four { 8.0 } else { 127.0 });
+                let one = |next: &mut dyn FnMut() -> u64| {
+                    let scales = std::iter::repeat_n(scale.to_le_bytes(), quant::SCALES / 2).flatten();
+                    // Bytes of 0 would be -128, which the 8-bit type does not use.
+                    let values = (0..2 * bits.block_bytes()).map(|_| (next() as u8).max(1)).collect::<Vec<_>>();
+                    scales.chain(values).collect::<Vec<u8>>()
+                };
+                (0..64).flat_map(|_| one(&mut next)).collect()
+            }
+        };
+        out.bytes_mut().chunks_mut(pattern.len()).for_each(|c| c.copy_from_slice(&pattern[..c.len()]));
+        Self { kind, outputs, inputs, owner: Arc::new(out), start: 0, bytes }
     }
 
     /// How the matrix is stored.
@@ -119,14 +282,19 @@ impl Weights {
     /// If `i` is not below [`Weights::outputs`] or `out` is not [`Weights::inputs`] long.
     pub fn row(&self, i: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.inputs, "length of an embedding row");
+        assert!(i < self.outputs, "an embedding row out of range");
         let size = self.kind.row_bytes(self.inputs);
+        if let Some(bits) = self.kind.bits() {
+            let tile = &self.data()[i / OUTPUTS * OUTPUTS * size..][..OUTPUTS * size];
+            return quant::unpack(bits, tile, i % OUTPUTS, out);
+        }
         let bytes = &self.data()[i * size..(i + 1) * size];
         match self.kind {
             WeightType::F32 => out
                 .iter_mut()
                 .zip(bytes.chunks_exact(4))
                 .for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            WeightType::Bf16 => out
+            _ => out
                 .iter_mut()
                 .zip(bytes.chunks_exact(2))
                 .for_each(|(o, b)| *o = bf16_to_f32(u16::from_le_bytes([b[0], b[1]]))),
@@ -137,5 +305,33 @@ impl Weights {
 impl std::fmt::Debug for Weights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Weights({} [{}, {}])", self.kind.name(), self.outputs, self.inputs)
+    }
+}
+
+/// Bytes aligned to cache lines.
+struct Lines {
+    lines: Vec<Line>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Lines {
+    fn new(bytes: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)], bytes }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `Line` is 64 plain bytes without padding, and the vector holds at least `bytes` of them.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.bytes) }
+    }
+}
+
+impl AsRef<[u8]> for Lines {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: as in `bytes_mut`.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.bytes) }
     }
 }

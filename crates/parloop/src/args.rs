@@ -24,6 +24,7 @@ pub enum Command {
     Score(Score),
     #[cfg(feature = "train")]
     Train(Box<crate::commands::train::Train>),
+    Bench(crate::commands::bench::Bench),
     Inspect(Inspect),
     Convert(Convert),
     Completions(Completions),
@@ -83,6 +84,8 @@ pub struct Run {
     #[arg(short, long)]
     pub quiet: bool,
     #[command(flatten)]
+    pub weights: Weights,
+    #[command(flatten)]
     pub machine: Machine,
     #[command(flatten)]
     pub sampling: Sampling,
@@ -114,6 +117,8 @@ pub struct Score {
     /// Print the logits of every position
     #[arg(long)]
     pub logits: bool,
+    #[command(flatten)]
+    pub weights: Weights,
     #[command(flatten)]
     pub machine: Machine,
 }
@@ -203,12 +208,28 @@ pub struct Model {
     pub model: Option<PathBuf>,
 }
 
+/// In which type to run the weights.
+#[derive(Debug, ClapArgs)]
+pub struct Weights {
+    /// Convert the matrices while loading: f32, bf16, q8 (8.5 bits a weight), q4 (4.5 bits); the file's own type if left out
+    #[arg(long, value_name = "TYPE")]
+    pub weights: Option<parloop_kernels::WeightType>,
+}
+
 /// What to compute with.
 #[derive(Debug, ClapArgs)]
 pub struct Machine {
     /// Threads; the physical cores if left out
     #[arg(long, env = "PARLOOP_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+impl Machine {
+    /// The number of threads to use.
+    pub fn threads(&self) -> anyhow::Result<usize> {
+        let default = || parloop_kernels::Pool::default_threads().map_err(anyhow::Error::msg);
+        self.threads.map_or_else(default, |n| Ok(usize::from(n)))
+    }
 }
 
 /// How the next token is chosen.

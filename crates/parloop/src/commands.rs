@@ -1,5 +1,6 @@
 //! One file a verb, and what they share.
 
+pub mod bench;
 mod convert;
 mod demo;
 mod inspect;
@@ -8,11 +9,12 @@ mod score;
 #[cfg(feature = "train")]
 pub mod train;
 
-use crate::args::{Args, Command, Machine, Model as ModelArg};
+use crate::args::{Args, Command, Machine, Model as ModelArg, Weights};
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use parloop::builtin;
 use parloop_engine::{Engine, Model};
+use parloop_kernels::{Pool, WeightType};
 use parloop_model::{Checkpoint, Tokenizer};
 use std::io::Write;
 use std::path::Path;
@@ -26,6 +28,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Score(args) => score::score(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::train(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Convert(args) => convert::convert(&args),
         Command::Completions(args) => {
@@ -43,8 +46,29 @@ fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
     })
 }
 
-fn engine(checkpoint: &Checkpoint, machine: &Machine) -> Result<Engine> {
-    Ok(Engine::new(Arc::new(Model::new(checkpoint)?), machine.threads.map(usize::from))?)
+/// A checkpoint's model, converted to a weight type if one is given; a bar shows longer conversions.
+fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, threads: usize) -> Result<Model> {
+    let bar = kind.map(|_| indicatif::ProgressBar::new(0).with_message("converting weights"));
+    let model = Model::load(checkpoint, kind, &mut Pool::new(threads), &mut |done, all| {
+        if let Some(bar) = &bar {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        }
+    });
+    bar.inspect(indicatif::ProgressBar::finish_and_clear);
+    Ok(model?)
+}
+
+fn engine(checkpoint: &Checkpoint, weights: &Weights, machine: &Machine) -> Result<Engine> {
+    let threads = machine.threads()?;
+    Ok(Engine::new(Arc::new(load(checkpoint, weights.weights, threads)?), Some(threads))?)
+}
+
+/// Prints where the time went, if `PARLOOP_PROFILE` asks for it.
+fn print_profile(engine: &Engine) {
+    if let Some(table) = engine.profile() {
+        eprint!("\n{table}");
+    }
 }
 
 fn tokenizer(checkpoint: &Checkpoint) -> Result<&Tokenizer> {

@@ -8,7 +8,7 @@ use super::Effect;
 use crate::isa::kernel;
 use crate::simd::Simd;
 use crate::weights::{WeightType, Weights};
-use crate::{SharedMut, ops};
+use crate::{SharedMut, ops, quant};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -19,16 +19,22 @@ const LINE: usize = 4;
 /// Rows of a tile at most.
 const ROWS: usize = 48;
 
-/// Rows of a task: as many as leave room in a core's second-level cache.
-pub(super) fn row_block(width: usize) -> usize {
-    ((256 << 10) / width).clamp(6, ROWS) / 6 * 6
+/// Rows of a task: as many as leave room in a core's second-level cache, in whole units of rows in flight.
+pub(super) fn row_block(width: usize, unit: usize) -> usize {
+    ((256 << 10) / width).clamp(unit, ROWS) / unit * unit
 }
 
-/// Prepared input rows: `stride` bytes apart, zero-padded to a multiple of 32 columns.
+/// Prepared input rows: `stride` bytes apart, zero-padded to a multiple of 64 columns.
 #[derive(Clone, Copy)]
 pub(super) struct Input {
     pub rows: *const u8,
     pub stride: usize,
+    /// For rows packed in blocks ([`super::amx`]): the first row taken, of how many. Such rows are not skipped to,
+    /// because a block interleaves them.
+    pub offset: usize,
+    pub total: usize,
+    /// For rows of bytes (`stride` elements): scale and sum of each block of 32.
+    pub blocks: *const [f32; 2],
 }
 
 // SAFETY: the rows are only read while the call that prepared them runs.
@@ -38,7 +44,11 @@ unsafe impl Sync for Input {}
 
 impl Input {
     pub fn skip_rows(self, row: usize) -> Self {
-        Self { rows: self.rows.wrapping_add(row * self.stride), stride: self.stride }
+        if self.total > 0 {
+            return Self { offset: self.offset + row, ..self };
+        }
+        let blocks = row * self.stride / quant::BLOCK;
+        Self { rows: self.rows.wrapping_add(row * self.stride), blocks: self.blocks.wrapping_add(blocks), ..self }
     }
 }
 
@@ -60,6 +70,31 @@ kernel! {
 
 #[inline(always)]
 unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { each_tile::<S, Dense>(task) }
+}
+
+/// The results of a tile, `[rows][TILE]`.
+pub(super) type Results = [MaybeUninit<f32>; ROWS * TILE];
+
+/// How the results of a tile are computed.
+///
+/// A trait, not a closure: closures do not take on the instruction set of the function they are written in, so
+/// vector instructions inside them would become calls.
+pub(super) trait Tiles {
+    /// Computes outputs `first .. first + count` for all rows of the task.
+    ///
+    /// # Safety
+    /// As [`run`]; all TILE columns of every row of the task must be written.
+    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results);
+}
+
+/// Computes the tiles of a task and lets them take effect.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+pub(super) unsafe fn each_tile<S: Simd, T: Tiles>(task: &Task<'_>) {
     let (n, all) = (task.rows.len(), task.weights.outputs());
     let mut first = task.outputs.start;
     let mut a = [MaybeUninit::<f32>::uninit(); ROWS * TILE];
@@ -69,9 +104,9 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
         // SAFETY: rows and outputs are in range; the tile writes all of `n` rows before they are read here; the
         // output ranges of tasks are disjoint.
         unsafe {
-            tile::<S>(task, task.weights, first, count, &mut a);
+            T::tile::<S>(task, task.weights, first, count, &mut a);
             if let Effect::SwiGlu(up) = task.effect {
-                tile::<S>(task, up, first, count, &mut b);
+                T::tile::<S>(task, up, first, count, &mut b);
             }
             for r in 0..n {
                 let result = &mut *std::ptr::from_mut(&mut a[r * TILE..][..TILE]).cast::<[f32; TILE]>();
@@ -91,52 +126,49 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
     }
 }
 
-/// Outputs `first .. first + count` for all rows of the task, `[rows][TILE]`. All TILE columns are written; those
-/// past `count` repeat the last output.
-#[inline(always)]
-unsafe fn tile<S: Simd>(
-    task: &Task<'_>,
-    weights: &Weights,
-    first: usize,
-    count: usize,
-    out: &mut [MaybeUninit<f32>; ROWS * TILE],
-) {
-    let row_bytes = weights.kind().row_bytes(weights.inputs());
-    let data = weights.data();
-    for line in 0..TILE / LINE {
-        let mut w = [std::ptr::null::<u8>(); LINE];
-        for (i, w) in w.iter_mut().enumerate() {
-            let output = first + (line * LINE + i).min(count - 1);
-            *w = data[output * row_bytes..(output + 1) * row_bytes].as_ptr();
-        }
-        if line * LINE >= count {
-            // The whole line is past the end: the columns are never read, but must hold something.
-            for r in 0..task.rows.len() {
-                out[r * TILE + line * LINE..][..LINE].fill(MaybeUninit::new(0.0));
+/// Dense rows; columns past the last output repeat it.
+struct Dense;
+
+impl Tiles for Dense {
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
+        let row_bytes = weights.kind().row_bytes(weights.inputs());
+        let data = weights.data();
+        for line in 0..TILE / LINE {
+            let mut w = [std::ptr::null::<u8>(); LINE];
+            for (i, w) in w.iter_mut().enumerate() {
+                let output = first + (line * LINE + i).min(count - 1);
+                *w = data[output * row_bytes..(output + 1) * row_bytes].as_ptr();
             }
-            continue;
-        }
-        let n = task.rows.len();
-        // Even blocks: 8 rows go as 4 + 4, not as 6 + 2.
-        let most = if S::LANES == 16 { 6 } else { 3 };
-        let size = n.div_ceil(n.div_ceil(most));
-        let mut r = 0;
-        while r < n {
-            let block = size.min(n - r);
-            let input = task.input.skip_rows(task.rows.start + r);
-            let to = &mut out[r * TILE + line * LINE..];
-            // SAFETY: pointers cover whole rows; `to` has room for `block` rows.
-            unsafe {
-                match block {
-                    1 => lines::<S, 1>(weights, &w, input, to),
-                    2 => lines::<S, 2>(weights, &w, input, to),
-                    3 => lines::<S, 3>(weights, &w, input, to),
-                    4 => lines::<S, 4>(weights, &w, input, to),
-                    5 => lines::<S, 5>(weights, &w, input, to),
-                    _ => lines::<S, 6>(weights, &w, input, to),
+            if line * LINE >= count {
+                // The whole line is past the end: the columns are never read, but must hold something.
+                for r in 0..task.rows.len() {
+                    out[r * TILE + line * LINE..][..LINE].fill(MaybeUninit::new(0.0));
                 }
+                continue;
             }
-            r += block;
+            let n = task.rows.len();
+            // Even blocks: 8 rows go as 4 + 4, not as 6 + 2.
+            let most = if S::LANES == 16 { 6 } else { 3 };
+            let size = n.div_ceil(n.div_ceil(most));
+            let mut r = 0;
+            while r < n {
+                let block = size.min(n - r);
+                let input = task.input.skip_rows(task.rows.start + r);
+                let to = &mut out[r * TILE + line * LINE..];
+                // SAFETY: pointers cover whole rows; `to` has room for `block` rows.
+                unsafe {
+                    match block {
+                        1 => lines::<S, 1>(weights, &w, input, to),
+                        2 => lines::<S, 2>(weights, &w, input, to),
+                        3 => lines::<S, 3>(weights, &w, input, to),
+                        4 => lines::<S, 4>(weights, &w, input, to),
+                        5 => lines::<S, 5>(weights, &w, input, to),
+                        _ => lines::<S, 6>(weights, &w, input, to),
+                    }
+                }
+                r += block;
+            }
         }
     }
 }
@@ -152,25 +184,12 @@ unsafe fn lines<S: Simd, const R: usize>(
     unsafe {
         let mut acc = [[S::zero(); R]; LINE];
         match weights.kind() {
-            WeightType::F32 => {
-                dots::<S, R, 4>(&mut acc, w, input, weights.inputs(), S::LANES, |acc, w, xs| {
-                    let w = S::load(w.cast());
-                    for r in 0..R {
-                        acc[r] = S::fma(w, S::load(xs[r].cast()), acc[r]);
-                    }
-                });
-            }
-            WeightType::Bf16 => {
-                dots::<S, R, 2>(&mut acc, w, input, weights.inputs(), S::BF16_STEP, |acc, w, xs| {
-                    let w = S::load_bf16(w.cast());
-                    for r in 0..R {
-                        acc[r] = S::dot_bf16(acc[r], w, xs[r]);
-                    }
-                });
-            }
+            WeightType::F32 => dots::<S, F32, R>(&mut acc, w, input, weights.inputs()),
+            // Packed types have kernels of their own.
+            _ => dots::<S, Bf16, R>(&mut acc, w, input, weights.inputs()),
         }
         for r in 0..R {
-            let sums = S::reduce_add4(std::array::from_fn(|i| acc[i][r]));
+            let sums = S::reduce_add4([acc[0][r], acc[1][r], acc[2][r], acc[3][r]]);
             for (to, sum) in out[r * TILE..][..LINE].iter_mut().zip(sums) {
                 to.write(sum);
             }
@@ -178,36 +197,97 @@ unsafe fn lines<S: Simd, const R: usize>(
     }
 }
 
-/// Walks LINE weight rows and R input rows in steps of `step` elements; `SIZE` is the bytes of a weight.
+/// A dense element type: how a step of a dot product goes.
+trait Dot {
+    /// Bytes of a weight.
+    const SIZE: usize;
+    /// Elements of a step.
+    fn step<S: Simd>() -> usize;
+    /// Bytes of an element of the input.
+    fn input_size<S: Simd>() -> usize;
+    /// One step: a weight vector against R input vectors.
+    unsafe fn add<S: Simd, const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, stride: usize);
+}
+
+struct F32;
+
+impl Dot for F32 {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    fn step<S: Simd>() -> usize {
+        S::LANES
+    }
+    #[inline(always)]
+    fn input_size<S: Simd>() -> usize {
+        4
+    }
+    #[inline(always)]
+    unsafe fn add<S: Simd, const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, stride: usize) {
+        // SAFETY: the caller's pointers hold a step.
+        unsafe {
+            let w = S::load(w.cast());
+            for r in 0..R {
+                acc[r] = S::fma(w, S::load(x.wrapping_add(r * stride).cast()), acc[r]);
+            }
+        }
+    }
+}
+
+struct Bf16;
+
+impl Dot for Bf16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    fn step<S: Simd>() -> usize {
+        S::BF16_STEP
+    }
+    #[inline(always)]
+    fn input_size<S: Simd>() -> usize {
+        if S::BF16_INPUT { 2 } else { 4 }
+    }
+    #[inline(always)]
+    unsafe fn add<S: Simd, const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, stride: usize) {
+        // SAFETY: the caller's pointers hold a step.
+        unsafe {
+            let w = S::load_bf16(w.cast());
+            for r in 0..R {
+                acc[r] = S::dot_bf16(acc[r], w, x.wrapping_add(r * stride));
+            }
+        }
+    }
+}
+
+/// Walks LINE weight rows and R input rows step by step.
 #[inline(always)]
-unsafe fn dots<S: Simd, const R: usize, const SIZE: usize>(
+unsafe fn dots<S: Simd, D: Dot, const R: usize>(
     acc: &mut [[S::V; R]; LINE],
     w: &[*const u8; LINE],
     input: Input,
     width: usize,
-    step: usize,
-    f: impl Fn(&mut [S::V; R], *const u8, &[*const u8; R]),
 ) {
-    // Bytes of an input element: bf16 inputs come with bf16 weights where the instruction set takes them.
-    let x_size = if SIZE == 2 && S::BF16_INPUT { 2 } else { 4 };
-    let whole = width - width % step;
+    let whole = width - width % D::step::<S>();
     let mut k = 0;
     while k < whole {
-        let xs: [*const u8; R] = std::array::from_fn(|r| input.rows.wrapping_add(r * input.stride + k * x_size));
+        let x = input.rows.wrapping_add(k * D::input_size::<S>());
         for i in 0..LINE {
-            f(&mut acc[i], w[i].wrapping_add(k * SIZE), &xs);
+            // SAFETY: `k` is a whole step before the end of the weight row; input rows are padded.
+            unsafe { D::add::<S, R>(&mut acc[i], w[i].wrapping_add(k * D::SIZE), x, input.stride) };
         }
-        k += step;
+        k += D::step::<S>();
     }
     if whole < width {
-        let xs: [*const u8; R] = std::array::from_fn(|r| input.rows.wrapping_add(r * input.stride + k * x_size));
+        let x = input.rows.wrapping_add(k * D::input_size::<S>());
         for i in 0..LINE {
             let mut padded = [0u8; 64];
             // SAFETY: the rest of the weight row, less than a step (64 bytes at most).
             unsafe {
-                std::ptr::copy_nonoverlapping(w[i].wrapping_add(k * SIZE), padded.as_mut_ptr(), (width - whole) * SIZE)
-            };
-            f(&mut acc[i], padded.as_ptr(), &xs);
+                std::ptr::copy_nonoverlapping(
+                    w[i].wrapping_add(k * D::SIZE),
+                    padded.as_mut_ptr(),
+                    (width - k) * D::SIZE,
+                );
+                D::add::<S, R>(&mut acc[i], padded.as_ptr(), x, input.stride);
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ impl Simd for Portable {
     const LANES: usize = N;
     const BF16_STEP: usize = N;
     const BF16_INPUT: bool = false;
+    type I = [i32; N];
+    const Q8_OFFSET: i32 = 128;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -99,5 +101,43 @@ impl Simd for Portable {
     unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V {
         // SAFETY: `x` points at N f32 activations.
         unsafe { Self::fma(w, Self::load(x.cast()), acc) }
+    }
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> Self::I {
+        [x; N]
+    }
+    #[inline(always)]
+    unsafe fn load_int(p: *const u8) -> Self::I {
+        // SAFETY: valid for N x 4 bytes, by the trait's contract.
+        unsafe { p.cast::<[i32; N]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(v: Self::I) -> Self::I {
+        v.map(|v| v & 0x0F0F_0F0F)
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(v: Self::I) -> Self::I {
+        v.map(|v| (v >> 4) & 0x0F0F_0F0F)
+    }
+    #[inline(always)]
+    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        std::array::from_fn(|i| {
+            let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
+            (0..4).fold(acc[i], |acc, j| acc + i32::from(w[j]) * i32::from(x[j] as i8))
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        // SAFETY: no pointers.
+        unsafe { Self::dot_q8(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn to_float(v: Self::I) -> Self::V {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::V {
+        // SAFETY: valid for N elements, by the trait's contract.
+        unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(|h| half::f16::from_bits(h).to_f32())
     }
 }

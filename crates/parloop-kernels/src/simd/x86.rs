@@ -19,6 +19,8 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const BF16_STEP: usize = 8;
     const BF16_INPUT: bool = false;
+    type I = __m256i;
+    const Q8_OFFSET: i32 = 0;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -112,6 +114,47 @@ impl Simd for Avx2 {
     unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V {
         unsafe { _mm256_fmadd_ps(w, _mm256_loadu_ps(x.cast()), acc) }
     }
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> Self::I {
+        unsafe { _mm256_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_int(p: *const u8) -> Self::I {
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(v: Self::I) -> Self::I {
+        unsafe { _mm256_and_si256(v, _mm256_set1_epi8(0x0F)) }
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(v: Self::I) -> Self::I {
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(0x0F)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        // The pairwise 16-bit sums of unsigned by signed bytes would overflow for weights up to 255. |w| by
+        // x carrying w's sign stays below 2 * 127 * 127.
+        unsafe {
+            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(w, x);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_float(v: Self::I) -> Self::V {
+        unsafe { _mm256_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::V {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
 }
 
 impl Simd for Avx512 {
@@ -120,6 +163,8 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const BF16_STEP: usize = 32;
     const BF16_INPUT: bool = true;
+    type I = __m512i;
+    const Q8_OFFSET: i32 = 128;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -195,6 +240,38 @@ impl Simd for Avx512 {
             let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(x.cast()));
             _mm512_dpbf16_ps(acc, w, x)
         }
+    }
+    #[inline(always)]
+    unsafe fn splat_int(x: i32) -> Self::I {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_int(p: *const u8) -> Self::I {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(v: Self::I) -> Self::I {
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(0x0F)) }
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(v: Self::I) -> Self::I {
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(0x0F)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn to_float(v: Self::I) -> Self::V {
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::V {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub fn demo(args: &Demo) -> Result<()> {
     let checkpoint = builtin::checkpoint()?;
     let model = Arc::new(Model::new(&checkpoint)?);
-    let mut engine = Engine::new(model.clone(), args.machine.threads.map(usize::from))?;
+    let mut engine = Engine::new(model.clone(), Some(args.machine.threads()?))?;
     let mut out = std::io::stdout().lock();
     let c = checkpoint.config();
     writeln!(
@@ -26,7 +26,9 @@ pub fn demo(args: &Demo) -> Result<()> {
     )?;
     let (prompt, text) = write_text(args, &checkpoint, &mut engine, &mut out)?;
     draw(&c.recipe, &mut out)?;
-    compare(&mut engine, &prompt, &text, &mut out)
+    compare(&mut engine, &prompt, &text, &mut out)?;
+    super::print_profile(&engine);
+    Ok(())
 }
 
 /// Streams a text; returns the prompt's ids and the ids written.

@@ -1,6 +1,6 @@
 //! `parloop run`: text from a prompt.
 
-use super::{checkpoint, engine, tokenizer, utf8};
+use super::{checkpoint, engine, print_profile, tokenizer, utf8};
 use crate::args::Run;
 use anyhow::{Result, bail};
 use parloop_engine::generate::Finish;
@@ -16,7 +16,7 @@ pub fn run(args: &Run) -> Result<()> {
     if ids.is_empty() {
         bail!("the prompt is empty: give a text with -p");
     }
-    let mut engine = engine(&checkpoint, &args.machine)?;
+    let mut engine = engine(&checkpoint, &args.weights, &args.machine)?;
     let options = Generation {
         tokens: args.tokens,
         sampling: (&args.sampling).into(),
@@ -75,6 +75,7 @@ pub fn run(args: &Run) -> Result<()> {
             engine.isa().name(),
         );
     }
+    print_profile(&engine);
     Ok(())
 }
 

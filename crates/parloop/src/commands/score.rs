@@ -1,6 +1,6 @@
 //! `parloop score`: log-probabilities of a given text, as JSON.
 
-use super::{checkpoint, engine, read_text, tokenizer};
+use super::{checkpoint, engine, print_profile, read_text, tokenizer};
 use crate::args::{PassesArg, Score as Args};
 use anyhow::{Result, bail};
 use parloop_engine::{Score, score as engine_score};
@@ -34,7 +34,10 @@ pub fn score(args: &Args) -> Result<()> {
             result.finish()
         }
         PassesArg::Engine(passes) => {
-            engine_score(&mut engine(&checkpoint, &args.machine)?, &tokens, passes, args.logits, None)?
+            let mut engine = engine(&checkpoint, &args.weights, &args.machine)?;
+            let result = engine_score(&mut engine, &tokens, passes, args.logits, None)?;
+            print_profile(&engine);
+            result
         }
     };
     if result.logprobs.iter().any(|l| l.is_nan()) {

@@ -1,0 +1,259 @@
+//! Weights and activations in blocks of 32 that share a scale.
+//!
+//! | type | values | bits a weight |
+//! |---|---|---|
+//! | 8-bit | -127 to 127, times an f16 scale | 8.5 |
+//! | 4-bit | -8 to 7, times an f16 scale | 4.5 |
+//!
+//! Packed for rows: 16 outputs side by side, so that one vector holds four inputs of each of 16 outputs and a product
+//! needs no sum across lanes. A [`SUPER`]block covers 64 inputs of 16 outputs:
+//!
+//! - 64 bytes: f16 scales, `[2 blocks][16 outputs]`
+//! - 8-bit: `[2 blocks][8 groups][16 outputs][4 inputs]` bytes, weight + 128
+//! - 4-bit: `[2 blocks][4 pairs][16 outputs][4 inputs]` bytes; the lower nibble holds group j, the upper one group
+//!   j + 4, weight + 8
+//!
+//! Outputs are padded to 16 and inputs to 64 with zero scales.
+
+use half::f16;
+
+/// Inputs that share a scale.
+pub const BLOCK: usize = 32;
+/// Inputs of a superblock.
+pub const SUPER: usize = 2 * BLOCK;
+/// Outputs side by side.
+pub const OUTPUTS: usize = 16;
+/// Bytes of a superblock's scales.
+pub const SCALES: usize = 2 * 2 * OUTPUTS;
+/// Inputs of a group: the bytes of a vector lane.
+pub const GROUP: usize = 4;
+
+/// Bits of a quantised weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// 8 bits.
+    Eight,
+    /// 4 bits.
+    Four,
+}
+
+impl Bits {
+    /// Bytes of a superblock.
+    pub const fn super_bytes(self) -> usize {
+        SCALES + self.block_bytes() * 2
+    }
+
+    /// Bytes of the values of a block of 32 inputs and 16 outputs.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::Eight => BLOCK * OUTPUTS,
+            Self::Four => BLOCK * OUTPUTS / 2,
+        }
+    }
+
+    /// Bytes of a packed matrix.
+    pub fn packed_bytes(self, outputs: usize, inputs: usize) -> usize {
+        outputs.div_ceil(OUTPUTS).saturating_mul(inputs.div_ceil(SUPER)).saturating_mul(self.super_bytes())
+    }
+}
+
+/// Quantises a block: the scale and the 32 values.
+pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    match bits {
+        Bits::Eight => eight(x),
+        Bits::Four => four(x),
+    }
+}
+
+fn eight(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let scale = f16::from_f32(most / 127.0);
+    (scale, rounded(x, scale.to_f32(), -127.0, 127.0))
+}
+
+/// Tries scales around the one that just reaches the largest weight, refits each by least squares, and keeps the one
+/// with the smallest squared error. The largest weight may land on either end of -8..7.
+fn four(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let most = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
+    let mut best = (f32::INFINITY, f16::ZERO, [0i8; BLOCK]);
+    if most == 0.0 {
+        return (best.1, best.2);
+    }
+    for reach in [-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, 7.6, 7.2, 6.8] {
+        let first = most / reach;
+        let values = rounded(x, first, -8.0, 7.0);
+        let (mut xq, mut qq) = (0.0f32, 0.0f32);
+        for (x, q) in x.iter().zip(values) {
+            xq += x * f32::from(q);
+            qq += f32::from(q) * f32::from(q);
+        }
+        let scale = f16::from_f32(if qq > 0.0 { xq / qq } else { first });
+        let values = rounded(x, scale.to_f32(), -8.0, 7.0);
+        let error: f32 = x.iter().zip(values).map(|(x, q)| (x - scale.to_f32() * f32::from(q)).powi(2)).sum();
+        if error < best.0 {
+            best = (error, scale, values);
+        }
+    }
+    (best.1, best.2)
+}
+
+fn rounded(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [i8; BLOCK] {
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    std::array::from_fn(|i| {
+        // Rounds to nearest even by adding 1.5 * 2^23: unlike `round_ties_even`, this is vectorised everywhere.
+        let v = (x[i] * inverse).clamp(low, high);
+        ((v + 12_582_912.0) - 12_582_912.0) as i8
+    })
+}
+
+/// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
+pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
+    for (s, out) in out.chunks_exact_mut(bits.super_bytes()).enumerate() {
+        out.fill(0);
+        let (scales, values) = out.split_at_mut(SCALES);
+        // Padding must hold zero weights, not zero bytes.
+        values.fill(if bits == Bits::Eight { 128 } else { 0x88 });
+        for b in 0..2 {
+            let first = s * SUPER + b * BLOCK;
+            if first >= inputs {
+                continue;
+            }
+            for (o, row) in rows.iter().enumerate() {
+                let mut x = [0.0; BLOCK];
+                x.copy_from_slice(&row[first..first + BLOCK]);
+                let (scale, quants) = quantize(bits, &x);
+                scales[2 * (b * OUTPUTS + o)..][..2].copy_from_slice(&scale.to_le_bytes());
+                let values = &mut values[b * bits.block_bytes()..];
+                for (i, q) in quants.into_iter().enumerate() {
+                    let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
+                    match bits {
+                        Bits::Eight => values[group * 64 + at] = (i16::from(q) + 128) as u8,
+                        Bits::Four => {
+                            let shift = if group < 4 { 0 } else { 4 };
+                            let byte = &mut values[group % 4 * 64 + at];
+                            *byte = *byte & !(0xF << shift) | ((q + 8) as u8) << shift;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads one output's weights back: `tile` is the packed tile that holds it, `o` its place in it.
+pub fn unpack(bits: Bits, tile: &[u8], o: usize, out: &mut [f32]) {
+    for (s, from) in tile.chunks_exact(bits.super_bytes()).enumerate() {
+        let (scales, values) = from.split_at(SCALES);
+        for b in 0..2 {
+            let scale = &scales[2 * (b * OUTPUTS + o)..][..2];
+            let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
+            let values = &values[b * bits.block_bytes()..];
+            for (i, out) in out.iter_mut().skip(s * SUPER + b * BLOCK).take(BLOCK).enumerate() {
+                let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
+                let q = match bits {
+                    Bits::Eight => i32::from(values[group * 64 + at]) - 128,
+                    Bits::Four => i32::from(values[group % 4 * 64 + at] >> (group / 4 * 4) & 0xF) - 8,
+                };
+                *out = scale * q as f32;
+            }
+        }
+    }
+}
+
+/// A row of activations in 8 bits.
+///
+/// `values` holds `[padded inputs]` signed bytes; `blocks` holds for each block the scale (f32) and the sum of the
+/// block's values (i32 bits), because weights are stored with an offset.
+pub fn quantize_row(x: &[f32], values: &mut [i8], blocks: &mut [[f32; 2]]) {
+    for (b, block) in blocks.iter_mut().enumerate() {
+        let mut padded = [0.0; BLOCK];
+        let from = x.get(b * BLOCK..).unwrap_or_default();
+        let n = from.len().min(BLOCK);
+        padded[..n].copy_from_slice(&from[..n]);
+        let most = padded.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let scale = most / 127.0;
+        let quants = rounded(&padded, scale, -127.0, 127.0);
+        values[b * BLOCK..][..BLOCK].copy_from_slice(&quants);
+        let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
+        *block = [scale, f32::from_bits(sum as u32)];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(seed: u32) -> [f32; BLOCK] {
+        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+        std::array::from_fn(|_| {
+            let mut sum = 0.0;
+            for _ in 0..6 {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                sum += state as f32 / u32::MAX as f32 - 0.5;
+            }
+            sum * 0.05
+        })
+    }
+
+    #[test]
+    fn errors_stay_below_half_a_step_and_the_search_beats_plain_rounding() {
+        let (mut searched, mut plain) = (0.0, 0.0);
+        for seed in 0..500 {
+            let x = sample(seed);
+            let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let (scale, q) = quantize(Bits::Eight, &x);
+            for (x, q) in x.iter().zip(q) {
+                // Half a step, and the rounding of the scale to f16 at the far end.
+                let bound = scale.to_f32() * 0.5 + most * 6e-4;
+                assert!((x - scale.to_f32() * f32::from(q)).abs() <= bound);
+            }
+            let (scale, q) = quantize(Bits::Four, &x);
+            let error = |scale: f32, q: [i8; BLOCK]| -> f32 {
+                x.iter().zip(q).map(|(x, q)| (x - scale * f32::from(q)).powi(2)).sum()
+            };
+            searched += error(scale.to_f32(), q);
+            let most = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
+            plain += error(most / -8.0, rounded(&x, most / -8.0, -8.0, 7.0));
+            for (x, q) in x.iter().zip(q) {
+                assert!((x - scale.to_f32() * f32::from(q)).abs() <= most.abs() / 7.0, "4-bit bound");
+            }
+        }
+        assert!(searched < 0.9 * plain, "search {searched}, plain rounding {plain}");
+    }
+
+    #[test]
+    fn zeros_and_extremes_survive() {
+        for bits in [Bits::Eight, Bits::Four] {
+            assert_eq!(quantize(bits, &[0.0; BLOCK]), (f16::ZERO, [0; BLOCK]));
+            let mut x = [0.0; BLOCK];
+            x[3] = -1e3;
+            let (scale, q) = quantize(bits, &x);
+            assert!((scale.to_f32() * f32::from(q[3]) + 1e3).abs() < 1.0);
+        }
+    }
+
+    #[test]
+    fn packing_and_unpacking_return_the_quantised_weights() {
+        for bits in [Bits::Eight, Bits::Four] {
+            for (outputs, inputs) in [(16, 64), (3, 96), (16, 32)] {
+                let rows: Vec<Vec<f32>> = (0..outputs)
+                    .map(|o| (0..inputs / BLOCK).flat_map(|b| sample((o * 31 + b) as u32)).collect())
+                    .collect();
+                let refs: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                let mut packed = vec![0; bits.packed_bytes(outputs, inputs)];
+                pack(bits, &refs, inputs, &mut packed);
+                for (o, row) in rows.iter().enumerate() {
+                    let mut out = vec![f32::NAN; inputs];
+                    unpack(bits, &packed, o, &mut out);
+                    for (x, out) in row.chunks_exact(BLOCK).zip(out.chunks_exact(BLOCK)) {
+                        let (scale, q) = quantize(bits, x.try_into().unwrap());
+                        let expected: Vec<f32> = q.iter().map(|q| scale.to_f32() * f32::from(*q)).collect();
+                        assert_eq!(out, expected);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What was measured, for people and for programs.
+
+use super::rounds::Side;
+use anyhow::Result;
+use clap::ValueEnum;
+use parloop_engine::{Engine, Mode};
+use parloop_kernels::WeightType;
+use serde::Serialize;
+use std::io::Write;
+
+/// Form of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Markdown,
+    Csv,
+}
+
+/// One measured thing.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    model: String,
+    test: String,
+    weights: &'static str,
+    /// Bytes of weights read in a pass.
+    bytes: usize,
+    loops: usize,
+    mode: &'static str,
+    batch: usize,
+    depth: usize,
+    seconds: f64,
+    tokens_per_second: f64,
+    /// Standard deviation of the rounds.
+    tokens_per_second_sd: f64,
+    /// Bytes of weights and K/V read a second; null for prefill, which is not bound by reading.
+    gb_s: Option<f64>,
+    bandwidth_share: Option<f64>,
+    gflop_s: f64,
+    /// Share of the inner instruction's peak, measured in the same run.
+    peak_share: f64,
+    /// Time against one loop with the same work.
+    ratio_to_one_loop: Option<f64>,
+    /// Lower and upper quartile of that ratio over the rounds.
+    ratio_to_one_loop_quartiles: Option<[f64; 2]>,
+    /// Time of loop by loop against this.
+    ratio_to_sequential: Option<f64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Machine {
+    threads: usize,
+    isa: &'static str,
+    cpu: String,
+    parloop: &'static str,
+}
+
+/// Everything of a run.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    machine: Machine,
+    /// Read bandwidth, median over all rounds.
+    read_gb_s: f64,
+    #[serde(skip)]
+    reads: Vec<f64>,
+    #[serde(rename = "results")]
+    pub rows: Vec<Row>,
+}
+
+/// What rows of one weight type share.
+pub struct About<'a> {
+    pub name: &'a str,
+    pub kind: WeightType,
+    /// Operations a second.
+    pub peak: f64,
+    /// Bytes a second, one a round.
+    pub reads: &'a [f64],
+}
+
+fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let values = sorted(values);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Makes the row of a side; `all` are the sides it may be compared with.
+pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
+    let (c, work) = (side.model.config(), side.work);
+    let same = |s: &&Side| (s.work.batch, s.work.depth, s.work.prompt) == (work.batch, work.depth, work.prompt);
+    let ratios = |other: &Side, up: bool| {
+        let ratio = move |(a, b): (&f64, &f64)| if up { a / b } else { b / a };
+        sorted(side.times.iter().zip(&other.times).map(ratio))
+    };
+    let middle = |r: &[f64], part: usize| r.get(r.len() * part / 4).copied().unwrap_or(f64::NAN);
+    let one = all.iter().filter(same).find(|s| s.model.config().recipe.count == 1).map(|s| ratios(s, true));
+    let sequential = all
+        .iter()
+        .filter(same)
+        .find(|s| s.mode == Mode::Sequential && s.model.config().recipe.count == c.recipe.count)
+        .filter(|_| side.mode == Mode::OnePass)
+        .map(|s| median(ratios(s, false)));
+    let loops = c.recipe.count;
+    let passes = if side.mode == Mode::OnePass { 1 } else { loops };
+    let bytes = side.model.bytes_per_pass();
+    let kv = 2 * c.kv_width() * c.num_hidden_layers * parloop_engine::sequence::KV_BYTES;
+    let read = work.steps * (passes * bytes + work.batch * work.depth * kv);
+    let seconds = median(side.times.iter().copied());
+    let rates: Vec<f64> = side.times.iter().map(|t| work.tokens() as f64 / t).collect();
+    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+    let sd = (rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / rates.len() as f64).sqrt();
+    let decode = work.prompt == 0;
+    let share = median(side.times.iter().zip(about.reads).map(|(t, read_rate)| read as f64 / t / read_rate));
+    // The head runs for the last token of a prompt only.
+    let matrices = side.model.matrix_weights() as f64;
+    let head = (c.vocab_size * c.hidden_size) as f64;
+    let rows = (work.batch * (work.prompt + work.steps) * loops) as f64;
+    let heads = (work.batch * (work.steps + usize::from(work.prompt > 0))) as f64;
+    let flops = 2.0 * (rows * (matrices - head) + heads * head);
+    Row {
+        model: about.name.to_owned(),
+        test: work.name(),
+        weights: about.kind.name(),
+        bytes,
+        loops,
+        mode: if side.mode == Mode::OnePass { "one-pass" } else { "sequential" },
+        batch: work.batch,
+        depth: work.depth,
+        seconds,
+        tokens_per_second: work.tokens() as f64 / seconds,
+        tokens_per_second_sd: sd,
+        gb_s: decode.then_some(read as f64 / seconds / 1e9),
+        bandwidth_share: decode.then_some(share),
+        gflop_s: flops / seconds / 1e9,
+        peak_share: flops / seconds / about.peak,
+        ratio_to_one_loop: one.as_deref().map(|r| middle(r, 2)),
+        ratio_to_one_loop_quartiles: one.as_deref().map(|r| [middle(r, 1), middle(r, 3)]),
+        ratio_to_sequential: sequential,
+    }
+}
+
+impl Report {
+    pub fn machine(&mut self, engine: &Engine) {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or(":unknown");
+        self.machine = Machine {
+            threads: engine.threads(),
+            isa: engine.isa().name(),
+            cpu: model.trim_start_matches([' ', '\t', ':']).to_owned(),
+            parloop: env!("CARGO_PKG_VERSION"),
+        };
+    }
+
+    pub fn read(&mut self, reads: &[f64]) {
+        self.reads.extend(reads.iter().map(|r| r / 1e9));
+        self.read_gb_s = median(self.reads.iter().copied());
+    }
+
+    pub fn print(&self, format: Format, json: bool) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        let table = self.table();
+        match format {
+            Format::Table => {
+                let widths: Vec<usize> = (0..table[0].len())
+                    .map(|i| table.iter().map(|r| r[i].chars().count()).max().unwrap_or(0))
+                    .collect();
+                for row in &table {
+                    let cells: Vec<String> = row.iter().zip(&widths).map(|(c, w)| format!("{c:>w$}")).collect();
+                    writeln!(out, "{}", cells.join("  "))?;
+                }
+            }
+            Format::Markdown => {
+                for (i, row) in table.iter().enumerate() {
+                    writeln!(out, "| {} |", row.join(" | "))?;
+                    if i == 0 {
+                        writeln!(out, "|{}", "---|".repeat(row.len()))?;
+                    }
+                }
+            }
+            Format::Csv => table.iter().try_for_each(|row| writeln!(out, "{}", row.join(",")))?,
+        }
+        if format != Format::Csv {
+            let m = &self.machine;
+            writeln!(out, "\nread bandwidth {:.1} GB/s; {} threads, {}, {}", self.read_gb_s, m.threads, m.isa, m.cpu)?;
+        }
+        if json {
+            writeln!(out, "{}", serde_json::to_string(self)?)?;
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> Vec<Vec<String>> {
+        let head = [
+            "model",
+            "MB/pass",
+            "type",
+            "R",
+            "mode",
+            "batch",
+            "test",
+            "tokens/s",
+            "sd",
+            "GB/s",
+            "of read",
+            "GFLOP/s",
+            "of peak",
+            "x one loop",
+            "(quartiles)",
+            "sequential/this",
+        ];
+        let mut table = vec![head.map(str::to_owned).to_vec()];
+        let number = |v: Option<f64>, digits: usize| v.map_or("-".into(), |v| format!("{v:.digits$}"));
+        let percent = |v: Option<f64>| v.map_or("-".into(), |v| format!("{:.0}%", 100.0 * v));
+        for r in &self.rows {
+            table.push(vec![
+                r.model.clone(),
+                format!("{:.1}", r.bytes as f64 / 1e6),
+                r.weights.into(),
+                r.loops.to_string(),
+                r.mode.into(),
+                r.batch.to_string(),
+                r.test.clone(),
+                format!("{:.2}", r.tokens_per_second),
+                format!("{:.2}", r.tokens_per_second_sd),
+                number(r.gb_s, 1),
+                percent(r.bandwidth_share),
+                format!("{:.0}", r.gflop_s),
+                percent(Some(r.peak_share)),
+                number(r.ratio_to_one_loop, 3),
+                r.ratio_to_one_loop_quartiles.map_or("-".into(), |[a, b]| format!("{a:.3}-{b:.3}")),
+                number(r.ratio_to_sequential, 2),
+            ]);
+        }
+        table
+    }
+}

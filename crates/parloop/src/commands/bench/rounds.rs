@@ -1,0 +1,97 @@
+//! Rounds in which everything compared takes its turn.
+
+use anyhow::Result;
+use parloop_engine::{Engine, Mode, Model, Prefill, Sequence};
+use parloop_kernels::measure::ReadTest;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What one measurement does.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Sequences decoded together.
+    pub batch: usize,
+    /// Tokens already in the cache.
+    pub depth: usize,
+    /// Tokens of a prompt; 0 for decode alone.
+    pub prompt: usize,
+    /// Tokens decoded.
+    pub steps: usize,
+    /// How the prompt is processed.
+    pub prefill: Prefill,
+}
+
+impl Work {
+    /// The name in tables: `tg1 @ d512`, `pp512`, `pp512+tg128`.
+    pub fn name(&self) -> String {
+        match (self.prompt, self.steps) {
+            (0, steps) => format!("tg{steps} @ d{}", self.depth),
+            (prompt, 0) => format!("pp{prompt}"),
+            (prompt, steps) => format!("pp{prompt}+tg{steps}"),
+        }
+    }
+
+    /// Tokens that a measurement processes.
+    pub fn tokens(&self) -> usize {
+        self.batch * (self.prompt + self.steps)
+    }
+}
+
+/// One of the things compared.
+pub struct Side {
+    pub model: Arc<Model>,
+    pub mode: Mode,
+    pub work: Work,
+    sequences: Vec<Sequence>,
+    /// Seconds of each round.
+    pub times: Vec<f64>,
+}
+
+impl Side {
+    pub fn new(model: Arc<Model>, mode: Mode, work: Work) -> Result<Self> {
+        let one = Sequence::for_measurement(model.config(), work.depth)?;
+        Ok(Self { sequences: vec![one; work.batch], model, mode, work, times: Vec::new() })
+    }
+
+    /// One measurement; seconds.
+    fn measure(&mut self, engine: &mut Engine) -> Result<f64> {
+        engine.set_model(self.model.clone());
+        let vocabulary = self.model.config().vocab_size as u32;
+        let prompt: Vec<u32> =
+            (0..self.work.prompt as u32).map(|t| t.wrapping_mul(2_654_435_761) % vocabulary).collect();
+        let tokens: Vec<u32> = (0..self.work.batch as u32).map(|i| (i * 7 + 1) % vocabulary).collect();
+        if !prompt.is_empty() {
+            self.sequences = vec![engine.sequence()];
+        }
+        let start = Instant::now();
+        if !prompt.is_empty() {
+            engine.prefill(&mut self.sequences[0], &prompt, &self.work.prefill)?;
+        }
+        for _ in 0..self.work.steps {
+            let mut sequences: Vec<&mut Sequence> = self.sequences.iter_mut().collect();
+            engine.step(&mut sequences, &tokens, self.mode)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+/// Measures every side once a round, and the read bandwidth (bytes a second) beside them.
+pub fn run(engine: &mut Engine, sides: &mut [Side], bytes: usize, rounds: usize) -> Result<Vec<f64>> {
+    // At least what no cache holds; at most a gigabyte, beyond which nothing changes.
+    let read = ReadTest::new(bytes.clamp(64 << 20, 1 << 30));
+    let mut reads = Vec::new();
+    // The first round warms up and does not count.
+    for round in 0..=rounds {
+        let gb = read.run(engine.projector());
+        for side in sides.iter_mut() {
+            let seconds = side.measure(engine)?;
+            if round > 0 {
+                side.times.push(seconds);
+            }
+        }
+        if round > 0 {
+            reads.push(gb);
+        }
+    }
+    Ok(reads)
+}

@@ -1,0 +1,44 @@
+//! Published shapes, to be measured with random weights.
+
+use anyhow::{Result, bail};
+use parloop_model::{ModelConfig, Recipe};
+
+/// Name, layers, d, feed-forward, query heads, key/value heads, head size, vocabulary.
+type Shape = (&'static str, usize, usize, usize, usize, usize, usize, usize);
+
+const SHAPES: [Shape; 5] = [
+    ("loopcoder-v2", 14, 5120, 27648, 40, 8, 128, 76800),
+    ("llama-8b", 32, 4096, 14336, 32, 8, 128, 128_256),
+    ("llama-1b", 16, 2048, 8192, 32, 8, 64, 128_256),
+    ("smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152),
+    ("tiny", 4, 256, 768, 4, 2, 64, 1024),
+];
+
+/// The configuration of a shape, with PLT's recipe.
+pub fn named(name: &str, layers: Option<usize>) -> Result<ModelConfig> {
+    let Some(&(_, n, d, ff, heads, kv, dim, vocabulary)) = SHAPES.iter().find(|s| s.0 == name) else {
+        let names: Vec<_> = SHAPES.iter().map(|s| s.0).collect();
+        bail!("--shape {name} is unknown; expected one of {}", names.join(", "));
+    };
+    Ok(ModelConfig {
+        model_type: "parloop".into(),
+        architectures: vec![],
+        vocab_size: vocabulary,
+        hidden_size: d,
+        intermediate_size: ff,
+        num_hidden_layers: layers.unwrap_or(n),
+        num_attention_heads: heads,
+        num_key_value_heads: kv,
+        head_dim: dim,
+        rms_norm_eps: 1e-5,
+        rope_theta: 5e5,
+        max_position_embeddings: 131_072,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_id: None,
+        hidden_act: "silu".into(),
+        torch_dtype: None,
+        recipe: Recipe::plt(2),
+        other: Default::default(),
+    })
+}
