@@ -142,6 +142,9 @@ impl Model {
     }
 
     /// A model of pseudo-random weights, for measurements: nobody needs a large file to know how fast it would run.
+    ///
+    /// # Errors
+    /// The configuration is out of range or does not suit the type, or there is not enough memory.
     pub fn random(config: ModelConfig, kind: WeightType) -> Result<Self> {
         config.validate()?;
         let (d, ff, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
@@ -152,35 +155,38 @@ impl Model {
                 source: parloop_kernels::weights::WeightsError::Blocks { kind: kind.name(), inputs },
             });
         }
-        let gate = |n: u64, local: parloop_model::Local| {
+        let gate = |n: u64, local: parloop_model::Local| -> std::io::Result<Gate> {
             let width = if local.gate == GateKind::Hidden { d } else { config.head_dim };
-            let weight = Weights::random(WeightType::F32, heads, width, n);
+            let weight = Weights::random(WeightType::F32, heads, width, n)?;
             let mut values = vec![0.0; heads * width];
             values.chunks_exact_mut(width).enumerate().for_each(|(i, row)| weight.row(i, row));
             let norm = if local.gate == GateKind::Hidden { vec![1.0; d] } else { Vec::new() };
-            Gate { kind: local.gate, weight, values, bias: vec![0.0; heads], norm }
+            Ok(Gate { kind: local.gate, weight, values, bias: vec![0.0; heads], norm })
         };
-        let layer = |n: usize| {
+        let layer = |n: usize| -> std::io::Result<Layer> {
             let seed = 16 * n as u64;
             let matrix = |i: u64, outputs, inputs| Weights::random(kind, outputs, inputs, seed + i);
-            Layer {
+            Ok(Layer {
                 input_norm: vec![1.0; d],
-                q: matrix(1, q, d),
-                k: matrix(2, kv, d),
-                v: matrix(3, kv, d),
-                o: matrix(4, d, q),
-                gate: config.recipe.local.map(|local| gate(seed + 5, local)),
+                q: matrix(1, q, d)?,
+                k: matrix(2, kv, d)?,
+                v: matrix(3, kv, d)?,
+                o: matrix(4, d, q)?,
+                gate: config.recipe.local.map(|local| gate(seed + 5, local)).transpose()?,
                 post_norm: vec![1.0; d],
-                ff_gate: matrix(6, ff, d),
-                ff_up: matrix(7, ff, d),
-                ff_down: matrix(8, d, ff),
-            }
+                ff_gate: matrix(6, ff, d)?,
+                ff_up: matrix(7, ff, d)?,
+                ff_down: matrix(8, d, ff)?,
+            })
         };
+        let memory = |e| Error::Machine(format!("there is not enough memory for the random weights: {e}"));
         Ok(Self {
-            embedding: Weights::random(WeightType::Bf16, config.vocab_size, d, 9),
-            layers: Arc::new((0..config.num_hidden_layers).map(layer).collect()),
+            embedding: Weights::random(WeightType::Bf16, config.vocab_size, d, 9).map_err(memory)?,
+            layers: Arc::new(
+                (0..config.num_hidden_layers).map(layer).collect::<std::io::Result<Vec<_>>>().map_err(memory)?,
+            ),
             final_norm: vec![1.0; d],
-            head: Weights::random(kind, config.vocab_size, d, 10),
+            head: Weights::random(kind, config.vocab_size, d, 10).map_err(memory)?,
             rope: Rope::new(config.head_dim, config.rope_theta),
             tokenizer: None,
             config,

@@ -13,6 +13,7 @@
 //! | [`project`] | norm, matrix products, residual or SwiGLU, in one call |
 //! | [`kv`] | keys and values in tiles of 16 positions: growing caches and rings |
 //! | [`attend`] | attention of many rows over cache and window, with the gate |
+//! | [`memory`] | huge pages for weights |
 //! | [`measure`] | the machine's read bandwidth and peak arithmetic |
 //! | [`profile`] | where the time of a run goes |
 //! | [`ops`] | norms, rotary embedding, softmax helpers |
@@ -33,6 +34,7 @@ pub mod attend;
 pub mod isa;
 pub mod kv;
 pub mod measure;
+pub mod memory;
 pub mod ops;
 pub mod pool;
 pub mod profile;

@@ -1,6 +1,7 @@
 //! What the machine can do: read bandwidth and peak arithmetic, measured with the pool that does the work.
 
 use crate::isa::{Isa, kernel};
+use crate::memory::Memory;
 use crate::project::Projector;
 use crate::simd::Simd;
 use crate::weights::WeightType;
@@ -13,52 +14,52 @@ const CHUNK: usize = 1 << 20;
 
 /// Memory to be read by the bandwidth test.
 pub struct ReadTest {
-    buffer: Vec<f32>,
+    memory: Memory,
 }
 
 impl ReadTest {
     /// A buffer of about `bytes`, rounded up to whole megabytes. As large as the weights that a pass reads, it is
     /// cached as they are.
-    pub fn new(bytes: usize) -> Self {
-        // Not zeros: those would be one shared page, read from the cache.
-        Self { buffer: vec![1.0; bytes.next_multiple_of(CHUNK).max(CHUNK) / 4] }
-    }
-
-    /// Bytes of the buffer.
-    pub fn bytes(&self) -> usize {
-        4 * self.buffer.len()
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn new(bytes: usize) -> std::io::Result<Self> {
+        let mut memory = Memory::new(bytes.next_multiple_of(CHUNK).max(CHUNK))?;
+        // Not zeros: untouched pages would all be one shared page, read from the cache.
+        memory.bytes_mut().fill(1);
+        Ok(Self { memory })
     }
 
     /// Reads the buffer once with all threads; bytes a second.
     pub fn run(&self, on: &mut Projector) -> f64 {
         let isa = on.isa();
+        let bytes = self.memory.as_ref();
         let start = Instant::now();
         let sum = AtomicU64::new(0);
-        on.pool.run(self.bytes() / CHUNK, |i| {
-            let part = &self.buffer[i * CHUNK / 4..(i + 1) * CHUNK / 4];
+        on.pool.run(bytes.len() / CHUNK, |i| {
             let mut total = 0.0;
             // SAFETY: a projector's instruction set is available.
-            unsafe { read(isa, part, &mut total) };
-            sum.fetch_add(total as u64, Ordering::Relaxed);
+            unsafe { read(isa, &bytes[i * CHUNK..(i + 1) * CHUNK], &mut total) };
+            sum.fetch_add(u64::from(total.to_bits()), Ordering::Relaxed);
         });
         black_box(sum.into_inner());
-        self.bytes() as f64 / start.elapsed().as_secs_f64()
+        bytes.len() as f64 / start.elapsed().as_secs_f64()
     }
 }
 
 kernel! {
     /// Sums a stretch of memory.
-    fn read(part: &[f32], total: &mut f32) = read_generic
+    fn read(part: &[u8], total: &mut f32) = read_generic
 }
 
 #[inline(always)]
-unsafe fn read_generic<S: Simd>(part: &[f32], total: &mut f32) {
+unsafe fn read_generic<S: Simd>(part: &[u8], total: &mut f32) {
     // SAFETY: the instruction set is the caller's promise; `part` is a whole number of steps long.
     unsafe {
         let mut acc = [S::zero(); 8];
-        for chunk in part.chunks_exact(8 * S::LANES) {
+        for chunk in part.chunks_exact(4 * 8 * S::LANES) {
             for j in 0..acc.len() {
-                acc[j] = S::add(acc[j], S::load(chunk.as_ptr().add(j * S::LANES)));
+                acc[j] = S::add(acc[j], S::load(chunk.as_ptr().add(4 * j * S::LANES).cast()));
             }
         }
         for v in acc {

@@ -79,6 +79,10 @@ pub trait Simd: Copy + 'static {
     /// Loads IEEE half-precision numbers.
     unsafe fn load_f16(p: *const u16) -> Self::V;
 
+    /// Asks for the cache line at `p`, which may be any address, to be brought near. The hardware's own prefetching
+    /// stops at the end of a page, which a stream of weights crosses all the time.
+    unsafe fn prefetch(p: *const u8);
+
     /// e^x to about 2 ulp; 0 below -87.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {

@@ -4,6 +4,7 @@
 //! no copy and no packing. Elements may be unaligned. Quantised types are packed once ([`crate::quant`]).
 
 use crate::SharedMut;
+use crate::memory::Memory;
 use crate::pool::Pool;
 use crate::quant::{self, Bits, OUTPUTS};
 use crate::simd::{bf16_to_f32, f32_to_bf16};
@@ -101,6 +102,9 @@ pub enum WeightsError {
         /// Columns of the matrix.
         inputs: usize,
     },
+    /// There is no memory for the converted weights.
+    #[error("there is not enough memory for the converted weights: {0}")]
+    Memory(std::io::Error),
     /// A weight is infinite or not a number.
     #[error("weight {index} of row {row} is {value}, expected a finite number; the checkpoint is broken")]
     NotFinite {
@@ -167,7 +171,7 @@ impl Weights {
         if kind.bits().is_some() && !self.inputs.is_multiple_of(quant::BLOCK) {
             return Err(WeightsError::Blocks { kind: kind.name(), inputs: self.inputs });
         }
-        let mut out = Lines::new(kind.bytes(self.outputs, self.inputs));
+        let mut out = Memory::new(kind.bytes(self.outputs, self.inputs)).map_err(WeightsError::Memory)?;
         let tile_bytes = OUTPUTS * kind.row_bytes(self.inputs);
         let failed = std::sync::Mutex::new(None);
         {
@@ -223,9 +227,12 @@ impl Weights {
     }
 
     /// A matrix of pseudo-random weights of about the size trained ones have, made quickly: for measurements only.
-    pub fn random(kind: WeightType, outputs: usize, inputs: usize, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn random(kind: WeightType, outputs: usize, inputs: usize, seed: u64) -> std::io::Result<Self> {
         let bytes = kind.bytes(outputs, inputs);
-        let mut out = Lines::new(bytes);
+        let mut out = Memory::new(bytes)?;
         let mut state = seed | 1;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -249,7 +256,7 @@ impl Weights {
             }
         };
         out.bytes_mut().chunks_mut(pattern.len()).for_each(|c| c.copy_from_slice(&pattern[..c.len()]));
-        Self { kind, outputs, inputs, owner: Arc::new(out), start: 0, bytes }
+        Ok(Self { kind, outputs, inputs, owner: Arc::new(out), start: 0, bytes })
     }
 
     /// How the matrix is stored.
@@ -305,33 +312,5 @@ impl Weights {
 impl std::fmt::Debug for Weights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Weights({} [{}, {}])", self.kind.name(), self.outputs, self.inputs)
-    }
-}
-
-/// Bytes aligned to cache lines.
-struct Lines {
-    lines: Vec<Line>,
-    bytes: usize,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Lines {
-    fn new(bytes: usize) -> Self {
-        Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)], bytes }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `Line` is 64 plain bytes without padding, and the vector holds at least `bytes` of them.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.bytes) }
-    }
-}
-
-impl AsRef<[u8]> for Lines {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: as in `bytes_mut`.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.bytes) }
     }
 }

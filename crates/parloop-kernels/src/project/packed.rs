@@ -36,6 +36,9 @@ impl Tiles for Packed {
     }
 }
 
+/// How far ahead of its use a stream of weights is fetched, in bytes.
+const AHEAD: usize = 3 << 10;
+
 #[inline(always)]
 unsafe fn tile<S: Simd, const EIGHT: bool>(task: &Task<'_>, weights: &Weights, first: usize, out: &mut Results) {
     let bytes = TILE * weights.kind().row_bytes(weights.inputs());
@@ -81,6 +84,11 @@ unsafe fn rows<S: Simd, const EIGHT: bool, const R: usize>(packed: &[u8], input:
         let mut at = packed.as_ptr();
         let end = at.add(packed.len());
         while at < end {
+            let mut line = 0;
+            while line < bits.super_bytes() {
+                S::prefetch(at.wrapping_add(AHEAD + line));
+                line += 64;
+            }
             for half in 0..2 {
                 let values = at.add(SCALES + half * bits.block_bytes());
                 for h in 0..TILE / S::LANES {

@@ -140,4 +140,6 @@ impl Simd for Portable {
         // SAFETY: valid for N elements, by the trait's contract.
         unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(|h| half::f16::from_bits(h).to_f32())
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }

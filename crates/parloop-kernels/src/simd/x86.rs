@@ -155,6 +155,10 @@ impl Simd for Avx2 {
     unsafe fn load_f16(p: *const u16) -> Self::V {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
 }
 
 impl Simd for Avx512 {
@@ -272,6 +276,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::V {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }
 

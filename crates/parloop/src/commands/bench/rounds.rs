@@ -78,7 +78,7 @@ impl Side {
 /// Measures every side once a round, and the read bandwidth (bytes a second) beside them.
 pub fn run(engine: &mut Engine, sides: &mut [Side], bytes: usize, rounds: usize) -> Result<Vec<f64>> {
     // At least what no cache holds; at most a gigabyte, beyond which nothing changes.
-    let read = ReadTest::new(bytes.clamp(64 << 20, 1 << 30));
+    let read = ReadTest::new(bytes.clamp(64 << 20, 1 << 30))?;
     let mut reads = Vec::new();
     // The first round warms up and does not count.
     for round in 0..=rounds {
