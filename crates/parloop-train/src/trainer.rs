@@ -1,0 +1,253 @@
+//! The training run: options, a text and a folder in; checkpoints, a log and samples out.
+
+mod evaluate;
+mod progress;
+mod report;
+mod save;
+mod setup;
+
+pub use evaluate::Validation;
+pub use report::LogRow;
+
+use crate::data::Windows;
+use crate::model::LoopModel;
+use crate::optim::{AdamW, Gradients, Schedule};
+use crate::options::TrainOptions;
+use crate::weights::{NamedTensor, host};
+use crate::{Error, Result, sample};
+use burn::module::Module;
+use parloop_model::{ModelConfig, Tokenizer};
+use progress::Progress;
+use report::Log;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What to train on, where to, and how.
+#[derive(Clone, Debug)]
+pub struct TrainJob {
+    /// A UTF-8 text file, or a folder of such files.
+    pub data: PathBuf,
+    /// Folder for checkpoints, log and token file; created if needed.
+    pub out: PathBuf,
+    /// Continue from the newest whole checkpoint in `out`.
+    pub resume: bool,
+    /// Everything else.
+    pub options: TrainOptions,
+}
+
+/// The model at some step, for a function that makes text with it.
+pub struct Snapshot<'a> {
+    /// Steps taken.
+    pub step: usize,
+    /// The model's configuration.
+    pub config: &'a ModelConfig,
+    /// Its weights, as a checkpoint would hold them.
+    pub weights: &'a [NamedTensor],
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Ids to continue; at least one.
+    pub prompt: &'a [u32],
+    /// Ids to add.
+    pub tokens: usize,
+    /// Temperature; 0 takes the most likely id.
+    pub temperature: f64,
+}
+
+/// Makes a sample's text (without the prompt), or `None` to leave it to the training module.
+pub type Sampler<'a> = Box<dyn FnMut(&Snapshot<'_>) -> Option<String> + 'a>;
+
+/// How the caller takes part in a run.
+pub struct Hooks<'a> {
+    /// Set from elsewhere (an interrupt handler): the run saves a checkpoint after the current step and ends.
+    pub stop: &'a AtomicBool,
+    /// Makes samples faster than the training module can.
+    pub sampler: Option<Sampler<'a>>,
+    /// Print nothing; the log is written all the same.
+    pub quiet: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Steps taken in all, earlier runs included.
+    pub step: usize,
+    /// Whether the stop flag ended the run before its last step.
+    pub stopped: bool,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// Training loss of the last step, in nats per token; NaN if no step was taken.
+    pub loss: f64,
+    /// The last validation.
+    pub validation: Option<Validation>,
+    /// Training tokens seen in all.
+    pub tokens: u64,
+    /// Seconds of training steps in this run.
+    pub seconds: f64,
+}
+
+/// A run under way.
+struct Run<'a> {
+    options: &'a TrainOptions,
+    out: PathBuf,
+    tokenizer: Tokenizer,
+    windows: Windows,
+    model: LoopModel,
+    optimiser: AdamW,
+    /// Steps taken.
+    step: usize,
+    saved: Option<(usize, PathBuf)>,
+    log: Log,
+    progress: Progress,
+    training: Duration,
+}
+
+/// Trains a model to the last step, or until asked to stop.
+///
+/// # Errors
+/// An option, the text, or the folder cannot be used; a checkpoint cannot be written; the loss is no longer a number.
+/// Each is one sentence that names the flag or file. Checkpoints written before stay.
+pub fn train(job: &TrainJob, hooks: &mut Hooks<'_>) -> Result<Summary> {
+    let mut run = setup::prepare(job, hooks.quiet)?;
+    run.go(hooks)
+}
+
+impl Run<'_> {
+    fn go(&mut self, hooks: &mut Hooks<'_>) -> Result<Summary> {
+        let options = self.options;
+        let (first, mut loss, mut validation) = (self.step, f64::NAN, None);
+        let mut stopped = false;
+        self.progress.start(&self.model, &self.windows, options, self.step);
+        let mut since = (self.step, Duration::ZERO);
+        while self.step < options.steps {
+            if hooks.stop.load(Ordering::Relaxed) {
+                stopped = true;
+                break;
+            }
+            let rate = self.schedule().rate(self.step + 1);
+            let began = Instant::now();
+            let norm;
+            (loss, norm) = self.one_step(rate)?;
+            self.training += began.elapsed();
+            self.step += 1;
+
+            let (step, last) = (self.step, self.step == options.steps);
+            let due = |every: usize| every > 0 && step.is_multiple_of(every);
+            let evaluate = last || due(options.eval_every);
+            if evaluate {
+                validation =
+                    evaluate::validate(&self.model.valid(), &self.windows, options.eval_batches)?.or(validation);
+            }
+            if due(options.log_every) || last || evaluate || self.step == first + 1 {
+                let time = (self.training - since.1).as_secs_f64();
+                let tokens = (self.step - since.0) * options.tokens_per_step();
+                since = (self.step, self.training);
+                let row = LogRow {
+                    step: self.step,
+                    loss,
+                    lr: rate,
+                    grad_norm: norm,
+                    tokens: self.tokens(),
+                    tokens_per_second: tokens as f64 / time.max(1e-9),
+                    val_loss: validation.filter(|_| evaluate).map(|v| v.nats_per_token),
+                    val_bits_per_byte: validation.filter(|_| evaluate).map(|v| v.bits_per_byte),
+                };
+                self.log.write(&row)?;
+                self.progress.row(&row, options.steps);
+            }
+            if due(options.sample_every) {
+                self.sample(hooks)?;
+            }
+            if due(options.save_every) && !last {
+                self.save(validation)?;
+            }
+        }
+        let checkpoint = self.save(validation)?;
+        self.progress.finish();
+        Ok(Summary {
+            step: self.step,
+            stopped,
+            checkpoint,
+            loss,
+            validation,
+            tokens: self.tokens(),
+            seconds: self.training.as_secs_f64(),
+        })
+    }
+
+    fn schedule(&self) -> Schedule {
+        let o = self.options;
+        Schedule { peak: o.lr, warmup: o.warmup, steps: o.steps, floor: o.floor }
+    }
+
+    fn tokens(&self) -> u64 {
+        self.step as u64 * self.options.tokens_per_step() as u64
+    }
+
+    /// One optimiser step: the mean loss over its batches, and the gradient's norm before clipping.
+    fn one_step(&mut self, rate: f64) -> Result<(f64, f64)> {
+        let (batches, mut total, mut sum) = (self.options.accumulate, 0.0, None::<Gradients>);
+        for micro in 0..batches {
+            let batch = self.windows.train((self.step * batches + micro) as u64);
+            let ids = self.model.ids(&batch.ids, batch.batch, batch.time)?;
+            let targets = self.model.ids(&batch.targets, batch.batch, batch.time)?;
+            let loss = self.model.loss(ids, targets);
+            let grads = Gradients::of(&self.model, &loss);
+            total += f64::from(host(loss)[0]);
+            match &mut sum {
+                Some(sum) => sum.add(grads),
+                None => sum = Some(grads),
+            }
+        }
+        let loss = total / batches as f64;
+        self.finite("loss", loss)?;
+        let Some(mut grads) = sum else { return Ok((loss, 0.0)) };
+        let norm = grads.norm() / batches as f64;
+        self.finite("gradient norm", norm)?;
+        let clip = self.options.clip;
+        let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        grads.scale(shrink / batches as f64);
+        self.model = self.optimiser.step(self.model.clone(), grads, rate);
+        Ok((loss, norm))
+    }
+
+    fn finite(&self, what: &'static str, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let advice = match &self.saved {
+            Some((step, path)) => format!("The weights of step {step} are in {}", path.display()),
+            None => "No checkpoint was written yet".into(),
+        };
+        Err(Error::NotFinite { what, step: self.step + 1, value, advice })
+    }
+
+    fn sample(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+        let options = self.options;
+        let prompt = match options.sample_prompt.as_str() {
+            "" => self.windows.opening(16),
+            text => self.tokenizer.encode(text)?,
+        };
+        let weights = hooks.sampler.as_ref().map(|_| self.model.to_tensors()).unwrap_or_default();
+        let snapshot = Snapshot {
+            step: self.step,
+            config: self.model.config(),
+            weights: &weights,
+            tokenizer: &self.tokenizer,
+            prompt: &prompt,
+            tokens: options.sample_tokens,
+            temperature: options.sample_temperature,
+        };
+        let text = match hooks.sampler.as_mut().and_then(|sampler| sampler(&snapshot)) {
+            Some(text) => text,
+            None => {
+                let seed = options.seed.wrapping_add(self.step as u64);
+                let (tokens, temperature) = (options.sample_tokens, options.sample_temperature);
+                let ids = sample::continue_ids(&self.model.valid(), &prompt, tokens, temperature, seed)?;
+                self.tokenizer.decode(&ids)?
+            }
+        };
+        self.progress.sample(self.step, &self.tokenizer.decode(&prompt)?, &text);
+        Ok(())
+    }
+}

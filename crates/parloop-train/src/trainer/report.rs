@@ -1,0 +1,58 @@
+//! The log `train.jsonl`: one JSON object a line.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// Steps taken.
+    pub step: usize,
+    /// Training loss of this step in nats per token.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Training tokens seen so far.
+    pub tokens: u64,
+    /// Speed since the line before, training steps only.
+    pub tokens_per_second: f64,
+    /// Validation loss in nats per token, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub val_loss: Option<f64>,
+    /// The same in bits per byte of text.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub val_bits_per_byte: Option<f64>,
+}
+
+/// The open log.
+pub(super) struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    /// Opens the log for appending. Lines of steps after `step` are dropped: the run will take those steps again.
+    pub(super) fn open(path: &Path, step: usize) -> Result<Self> {
+        let failed = |e| Error::io("write", path, e);
+        if path.exists() {
+            let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+            let taken = |line: &&str| serde_json::from_str::<LogRow>(line).is_ok_and(|row| row.step <= step);
+            let kept: String = text.lines().filter(taken).map(|line| format!("{line}\n")).collect();
+            let aside = path.with_extension("jsonl.tmp");
+            fs::write(&aside, kept).and_then(|()| fs::rename(&aside, path)).map_err(failed)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    pub(super) fn write(&mut self, row: &LogRow) -> Result<()> {
+        let mut line = serde_json::to_string(row).unwrap_or_default();
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(|e| Error::io("write", &self.path, e))
+    }
+}

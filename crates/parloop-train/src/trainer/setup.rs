@@ -1,0 +1,219 @@
+//! From a job to a run: tokenizer, token file, model and optimiser, new or as a checkpoint left them.
+
+use super::progress::Progress;
+use super::report::Log;
+use super::save::{OPTIMISER, State, checkpoints};
+use super::{Run, TrainJob};
+use crate::data::{Source, TokenFile, Windows, tokenizer_hash};
+use crate::model::LoopModel;
+use crate::optim::{AdamW, AdamWSettings};
+use crate::options::TrainOptions;
+use crate::weights::NamedTensor;
+use crate::{Error, Result};
+use burn::tensor::Device;
+use parloop_model::mapped::MappedFile;
+use parloop_model::{ModelConfig, Tokenizer};
+use safetensors::SafeTensors;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Text that a tokenizer is trained on, at most.
+const TOKENIZER_SAMPLE: usize = 32 << 20;
+
+pub(super) fn prepare<'a>(job: &'a TrainJob, quiet: bool) -> Result<Run<'a>> {
+    let options = &job.options;
+    options.check()?;
+    let device = options.device.open()?;
+    let source = Source::open(&job.data)?;
+    let earlier = earlier(job)?;
+    fs::create_dir_all(&job.out).map_err(|e| Error::io("create", &job.out, e))?;
+    remove_leftovers(&job.out);
+
+    let tokenizer = match &earlier {
+        Some((folder, state)) => same_tokenizer(folder, state, options)?,
+        None => new_tokenizer(options, &source)?,
+    };
+    let tokens = TokenFile::prepare(&source, &tokenizer, options.val_fraction, &job.out.join("tokens.bin"))?;
+    let windows = Windows::new(tokens, source.path(), options.context, options.batch, options.seed)?;
+    let config = options.model_config(tokenizer.vocab_size(), tokenizer.end_of_text())?;
+    let settings = AdamWSettings {
+        beta1: options.beta1,
+        beta2: options.beta2,
+        epsilon: options.epsilon,
+        weight_decay: options.weight_decay,
+    };
+    let (model, optimiser, step, saved) = match earlier {
+        Some((folder, state)) => {
+            same_model(&state.options, options)?;
+            if state.data != format!("{:016x}", windows.tokens().content()) {
+                let message = format!("{} is not the text that the run was started with", source.path().display());
+                return Err(Error::resume(&folder, message));
+            }
+            let (model, optimiser) = restore(&folder, &state, &config, settings, &device)?;
+            (model, optimiser, state.step, Some((state.step, folder)))
+        }
+        None => (LoopModel::init(&config, options.seed, &device)?, AdamW::new(settings), 0, None),
+    };
+    Ok(Run {
+        options,
+        out: job.out.clone(),
+        tokenizer,
+        windows,
+        model,
+        optimiser,
+        step,
+        saved,
+        log: Log::open(&job.out.join("train.jsonl"), step)?,
+        progress: Progress::new(quiet),
+        training: Duration::ZERO,
+    })
+}
+
+/// The checkpoint to continue from, if the job is to continue; refuses to write into another run's folder.
+fn earlier(job: &TrainJob) -> Result<Option<(PathBuf, State)>> {
+    let newest = checkpoints(&job.out).pop();
+    match (job.resume, newest) {
+        (true, Some((_, folder))) => State::read(&folder).map(|state| Some((folder, state))),
+        (true, None) => Err(Error::resume(&job.out, "it holds no checkpoint; start the run without --resume")),
+        (false, Some((_, folder))) => Err(Error::option(
+            "out",
+            job.out.display(),
+            format!(
+                "a folder without checkpoints, but {} is there: continue with --resume or name another",
+                folder.display()
+            ),
+        )),
+        (false, None) => Ok(None),
+    }
+}
+
+/// What a run that was killed while saving may have left.
+fn remove_leftovers(out: &Path) {
+    for entry in fs::read_dir(out).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(".checkpoint-") && name.ends_with(".tmp") {
+            // A leftover that cannot be removed does no harm.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn new_tokenizer(options: &TrainOptions, source: &Source) -> Result<Tokenizer> {
+    match options.tokenizer.as_str() {
+        "bytes" => Ok(Tokenizer::Bytes),
+        "bpe" => {
+            let sample = source.sample(options.val_fraction, TOKENIZER_SAMPLE)?;
+            Tokenizer::train_bpe(&sample, options.vocab_size).map_err(|e| {
+                Error::option("vocab-size", options.vocab_size, format!("a size that the text can fill: {e}"))
+            })
+        }
+        path => {
+            let text = fs::read_to_string(path).map_err(|e| {
+                Error::option("tokenizer", format!("\"{path}\""), format!("bytes, bpe, or a tokenizer.json: {e}"))
+            })?;
+            Tokenizer::from_json(&text).map_err(|e| Error::option("tokenizer", format!("\"{path}\""), e.to_string()))
+        }
+    }
+}
+
+/// The checkpoint's tokenizer, if the options still ask for it.
+fn same_tokenizer(folder: &Path, state: &State, options: &TrainOptions) -> Result<Tokenizer> {
+    let config = ModelConfig::read(folder)?;
+    let missing = || Error::resume(folder, "it has no tokenizer");
+    let tokenizer = Tokenizer::read(folder, &config)?.ok_or_else(missing)?;
+    if format!("{:016x}", tokenizer_hash(&tokenizer)) != state.tokenizer {
+        return Err(Error::resume(folder, "its tokenizer is not the one that the run was started with"));
+    }
+    let (now, then) = (&options.tokenizer, &state.options.tokenizer);
+    let other_file = || fs::read_to_string(now).ok().and_then(|t| Tokenizer::from_json(&t).ok());
+    if now != then && other_file().is_none_or(|other| tokenizer_hash(&other) != tokenizer_hash(&tokenizer)) {
+        return Err(differs("tokenizer", now, then));
+    }
+    Ok(tokenizer)
+}
+
+fn differs(flag: &'static str, now: impl ToString, then: impl std::fmt::Display) -> Error {
+    Error::option(
+        flag,
+        now,
+        format!("{then}, as in the checkpoint to be resumed: leave the flag out or start a new run"),
+    )
+}
+
+/// Names the first option that makes another model than the checkpoint's, or that would validate on text already
+/// trained on.
+fn same_model(then: &TrainOptions, now: &TrainOptions) -> Result<()> {
+    let context = if now.max_position == 0 { "context" } else { "max-position" };
+    let sizes: [(&'static str, usize, usize); 8] = [
+        ("hidden-size", now.hidden_size, then.hidden_size),
+        ("intermediate-size", now.intermediate_size, then.intermediate_size),
+        ("layers", now.layers, then.layers),
+        ("heads", now.heads, then.heads),
+        ("kv-heads", now.kv_heads, then.kv_heads),
+        ("head-dim", now.head_dim, then.head_dim),
+        (context, now.max_position.max(now.context), then.max_position.max(then.context)),
+        ("vocab-size", now.vocab_size, then.vocab_size),
+    ];
+    for (flag, now, then) in sizes {
+        if now != then {
+            return Err(differs(flag, now, then));
+        }
+    }
+    if now.tie_embeddings != then.tie_embeddings {
+        return Err(differs("tie-embeddings", now.tie_embeddings, then.tie_embeddings));
+    }
+    if now.rope_theta != then.rope_theta {
+        return Err(differs("rope-theta", now.rope_theta, then.rope_theta));
+    }
+    if now.val_fraction != then.val_fraction {
+        return Err(differs("val-fraction", now.val_fraction, then.val_fraction));
+    }
+    let (now, then) = (now.recipe.resolve()?, then.recipe.resolve()?);
+    if now != then {
+        return Err(differs("recipe", now.describe(), then.describe()));
+    }
+    Ok(())
+}
+
+/// The model and the optimiser as they were saved.
+fn restore(
+    folder: &Path,
+    state: &State,
+    config: &ModelConfig,
+    settings: AdamWSettings,
+    device: &Device,
+) -> Result<(LoopModel, AdamW)> {
+    let model = LoopModel::load(folder, device)?;
+    if model.config() != config {
+        return Err(Error::resume(folder, "its config.json does not describe the model of its trainer.json"));
+    }
+    let path = folder.join(OPTIMISER);
+    let bytes = MappedFile::open(&path)?;
+    let broken = |e: &dyn std::fmt::Display| Error::resume(folder, format!("{OPTIMISER} is not whole: {e}"));
+    let file = SafeTensors::deserialize(bytes.as_ref()).map_err(|e| broken(&e))?;
+    let mut moments = Vec::new();
+    for (name, view) in file.tensors() {
+        if view.dtype() != safetensors::Dtype::F32 {
+            return Err(Error::tensor(&name, format!("has type {:?}, expected F32", view.dtype())));
+        }
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        moments.push(NamedTensor { name, shape: view.shape().to_vec(), values });
+    }
+    let optimiser = AdamW::from_tensors(settings, state.step, &moments, &model)?;
+    Ok((model, optimiser))
+}
+
+impl TrainOptions {
+    /// The options of the run whose newest checkpoint is in `out`: what a resumed run starts from before flags are
+    /// applied.
+    ///
+    /// # Errors
+    /// There is no checkpoint, or it cannot be read.
+    pub fn of_run(out: &Path) -> Result<Self> {
+        match checkpoints(out).pop() {
+            Some((_, folder)) => State::read(&folder).map(|state| state.options),
+            None => Err(Error::resume(out, "it holds no checkpoint; start the run without --resume")),
+        }
+    }
+}

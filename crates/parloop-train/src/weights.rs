@@ -1,0 +1,292 @@
+//! Between the module's parameters and the checkpoint's tensors.
+//!
+//! A parameter holds one tensor of the checkpoint, or several side by side (q/k/v, gate/up); matrices are transposed.
+//! [`slots`] says which, in the order in which Burn visits the module, so that weights, gradients and optimiser
+//! moments all travel by the same table.
+
+use crate::block::{Block, Gate};
+use crate::model::LoopModel;
+use crate::rng::Rng;
+use crate::{Error, Result};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use parloop_model::tensors::{self, Role, Spec};
+use parloop_model::{Checkpoint, GateKind, ModelConfig};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// A tensor on the host, by its checkpoint name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// The checkpoint's name.
+    pub name: String,
+    /// Row-major shape, `[out, in]` for matrices.
+    pub shape: Vec<usize>,
+    /// The elements.
+    pub values: Vec<f32>,
+}
+
+/// The checkpoint tensors that make up one parameter.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub parts: Vec<Spec>,
+    pub transposed: bool,
+}
+
+impl Slot {
+    /// Shape of the parameter.
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        let first = &self.parts[0].shape;
+        match (self.transposed, first.len()) {
+            (true, 2) => vec![first[1], self.parts.iter().map(|p| p.shape[0]).sum()],
+            _ => first.clone(),
+        }
+    }
+
+    /// The parameter's values from those of its parts.
+    pub(crate) fn join(&self, parts: &[&[f32]]) -> Vec<f32> {
+        if !self.transposed {
+            return parts[0].to_vec();
+        }
+        let (shape, mut column) = (self.shape(), 0);
+        let (rows, width) = (shape[0], shape[1]);
+        let mut joined = vec![0.0; rows * width];
+        for (values, part) in parts.iter().zip(&self.parts) {
+            for o in 0..part.shape[0] {
+                for i in 0..rows {
+                    joined[i * width + column + o] = values[o * rows + i];
+                }
+            }
+            column += part.shape[0];
+        }
+        joined
+    }
+
+    /// The parts' tensors from the parameter's values.
+    pub(crate) fn split(&self, values: &[f32]) -> Vec<NamedTensor> {
+        let shape = self.shape();
+        let mut column = 0;
+        self.parts
+            .iter()
+            .map(|part| {
+                let values = if self.transposed {
+                    let (rows, width) = (shape[0], shape[1]);
+                    let start = column;
+                    column += part.shape[0];
+                    (start..column).flat_map(|o| (0..rows).map(move |i| values[i * width + o])).collect()
+                } else {
+                    values.to_vec()
+                };
+                NamedTensor { name: part.name.clone(), shape: part.shape.clone(), values }
+            })
+            .collect()
+    }
+}
+
+/// One slot for each parameter, in visiting order.
+pub(crate) fn slots(config: &ModelConfig) -> Vec<Slot> {
+    let specs: HashMap<String, Spec> = tensors::expected(config).into_iter().map(|s| (s.name.clone(), s)).collect();
+    let mut slots = Vec::new();
+    let mut add = |names: &[String], transposed| {
+        let parts = names.iter().filter_map(|name| specs.get(name).cloned()).collect::<Vec<_>>();
+        if !parts.is_empty() {
+            slots.push(Slot { parts, transposed });
+        }
+    };
+    add(&[tensors::EMBEDDING.into()], false);
+    let hidden_gate = config.recipe.local.is_some_and(|local| local.gate == GateKind::Hidden);
+    for n in 0..config.num_hidden_layers {
+        let layer = |ending: &str| tensors::layer(n, ending);
+        add(&[layer("input_layernorm.weight")], false);
+        add(&["q", "k", "v"].map(|p| layer(&format!("self_attn.{p}_proj.weight"))), true);
+        add(&[layer("self_attn.o_proj.weight")], true);
+        add(&[layer("self_attn.plt_gate.weight")], hidden_gate);
+        add(&[layer("self_attn.plt_gate.bias")], false);
+        add(&[layer("self_attn.plt_gate.gate_norm.weight")], false);
+        add(&[layer("post_attention_layernorm.weight")], false);
+        add(&["gate", "up"].map(|p| layer(&format!("mlp.{p}_proj.weight"))), true);
+        add(&[layer("mlp.down_proj.weight")], true);
+    }
+    add(&[tensors::FINAL_NORM.into()], false);
+    add(&[tensors::HEAD.into()], true);
+    slots
+}
+
+/// Visits float parameters and hands each one's values to a function, in slot order.
+pub(crate) struct EachParam<F>(pub F);
+
+impl<F: FnMut(&[usize], Vec<f32>)> ModuleVisitor for EachParam<F> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        (self.0)(&param.val().dims(), host(param.val()));
+    }
+}
+
+/// A tensor's elements on the host, row-major.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+struct EachGradient<'a> {
+    grads: GradientsParams,
+    slots: std::slice::Iter<'a, Slot>,
+    found: Vec<NamedTensor>,
+}
+
+impl ModuleVisitor for EachGradient<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(slot) = self.slots.next() {
+            let values = match self.grads.remove::<D>(param.id) {
+                Some(grad) => host(grad),
+                None => vec![0.0; param.val().shape().num_elements()],
+            };
+            self.found.extend(slot.split(&values));
+        }
+    }
+}
+
+struct Fill<I>(I);
+
+impl<I: Iterator<Item = Vec<f32>>> ModuleMapper for Fill<I> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.0.next() {
+            Some(values) => param.map(|old| {
+                let device = old.device();
+                let new = Tensor::from_data(TensorData::new(values, old.dims()), &device);
+                if device.is_autodiff() { new.require_grad() } else { new }
+            }),
+            None => param,
+        }
+    }
+}
+
+impl LoopModel {
+    /// A model with the given weights, one for each tensor that the configuration expects.
+    ///
+    /// # Errors
+    /// The configuration is invalid, or a tensor is missing or of another shape.
+    pub fn from_tensors(config: &ModelConfig, weights: &[NamedTensor], device: &Device) -> Result<Self> {
+        config.validate()?;
+        let by_name: HashMap<&str, &NamedTensor> = weights.iter().map(|w| (w.name.as_str(), w)).collect();
+        let mut joined = Vec::new();
+        for slot in slots(config) {
+            let mut parts = Vec::new();
+            for part in &slot.parts {
+                let found = by_name.get(part.name.as_str()).ok_or_else(|| {
+                    Error::tensor(
+                        &part.name,
+                        format!("is missing; the configuration needs it with shape {:?}", part.shape),
+                    )
+                })?;
+                if found.shape != part.shape || found.values.len() != part.elements() {
+                    let message = format!("has shape {:?}, the configuration needs {:?}", found.shape, part.shape);
+                    return Err(Error::tensor(&part.name, message));
+                }
+                parts.push(found.values.as_slice());
+            }
+            joined.push(slot.join(&parts));
+        }
+        Ok(Self::zeros(config, device).map(&mut Fill(joined.into_iter())))
+    }
+
+    /// Loads a checkpoint folder's weights as f32, whatever type they are stored in.
+    ///
+    /// # Errors
+    /// The folder is not a whole checkpoint.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let weights = tensors::expected(checkpoint.config())
+            .into_iter()
+            .map(|spec| {
+                let values = checkpoint.tensor(&spec.name)?.to_f32();
+                Ok(NamedTensor { name: spec.name, shape: spec.shape, values })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Self::from_tensors(checkpoint.config(), &weights, device)
+    }
+
+    /// A model to be trained from scratch. Matrices and the embedding are normal with standard deviation 0.02, those
+    /// that write to the residual stream 0.02 / sqrt(2 N) (GPT-2, section 2.3); norms are 1; gates start at zero, so
+    /// that both branches weigh the same. Each tensor draws from a stream of its own.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
+        let weights: Vec<NamedTensor> = tensors::expected(config)
+            .into_iter()
+            .enumerate()
+            .map(|(i, spec)| {
+                let mut rng = Rng::new(seed, 0x1217, i as u64);
+                let std = if spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight") {
+                    residual
+                } else {
+                    0.02
+                };
+                let values = match spec.role {
+                    Role::Norm => vec![1.0; spec.elements()],
+                    Role::Gate | Role::GateBias => vec![0.0; spec.elements()],
+                    Role::Embedding | Role::Matrix | Role::Head => {
+                        (0..spec.elements()).map(|_| (std * rng.normal()) as f32).collect()
+                    }
+                };
+                NamedTensor { name: spec.name, shape: spec.shape, values }
+            })
+            .collect();
+        Self::from_tensors(config, &weights, device)
+    }
+
+    /// The weights under their checkpoint names, in the order in which checkpoints are written.
+    pub fn to_tensors(&self) -> Vec<NamedTensor> {
+        let slots = slots(&self.config);
+        let mut parts = HashMap::new();
+        let mut next = slots.iter();
+        self.visit(&mut EachParam(|_: &[usize], values: Vec<f32>| {
+            if let Some(slot) = next.next() {
+                parts.extend(slot.split(&values).into_iter().map(|t| (t.name.clone(), t)));
+            }
+        }));
+        tensors::expected(&self.config).into_iter().filter_map(|spec| parts.remove(&spec.name)).collect()
+    }
+
+    /// The loss of a batch (see [`LoopModel::loss`]) and its gradient by checkpoint name. The model must live on an
+    /// autodiff device; a weight that the loss does not depend on has the gradient zero.
+    pub fn loss_and_gradients(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> (f32, Vec<NamedTensor>) {
+        let loss = self.loss(ids, targets);
+        let grads = GradientsParams::from_grads(loss.backward(), self);
+        let slots = slots(&self.config);
+        let mut visitor = EachGradient { grads, slots: slots.iter(), found: Vec::new() };
+        self.visit(&mut visitor);
+        (host(loss)[0], visitor.found)
+    }
+
+    fn zeros(config: &ModelConfig, device: &Device) -> Self {
+        let vector = |n: usize| Param::from_tensor(Tensor::<1>::zeros([n], device));
+        let matrix = |rows: usize, columns: usize| Param::from_tensor(Tensor::<2>::zeros([rows, columns], device));
+        let (d, ff, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+        let (q, kv, h) = (config.query_width(), config.kv_width(), config.num_attention_heads);
+        let gate = || {
+            config.recipe.local.map(|local| match local.gate {
+                GateKind::Hidden => Gate { weight: matrix(d, h), bias: vector(h), norm: Some(vector(d)) },
+                GateKind::Query => Gate { weight: matrix(h, config.head_dim), bias: vector(h), norm: None },
+            })
+        };
+        let layer = || Block {
+            input_layernorm: vector(d),
+            qkv: matrix(d, q + 2 * kv),
+            output: matrix(q, d),
+            gate: gate(),
+            post_attention_layernorm: vector(d),
+            gate_up: matrix(d, 2 * ff),
+            down: matrix(ff, d),
+        };
+        Self {
+            embedding: matrix(v, d),
+            layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
+            norm: vector(d),
+            head: (!config.tie_word_embeddings).then(|| matrix(d, v)),
+            config: config.clone(),
+        }
+    }
+}

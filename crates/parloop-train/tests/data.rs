@@ -1,0 +1,131 @@
+//! Texts, token files and windows.
+
+mod common;
+
+use common::{Place, job, names, run, small};
+use parloop_model::Tokenizer;
+use parloop_train::TrainOptions;
+use parloop_train::data::{Source, TokenFile, Windows};
+use std::fs;
+
+#[test]
+fn a_folder_is_read_in_order_and_its_end_validates() {
+    let place = Place::new();
+    let folder = place.path("texts");
+    fs::create_dir_all(folder.join("b")).unwrap();
+    for (name, text) in [("c.txt", "333"), ("a.txt", "11é"), ("b/z.txt", "2222"), (".hidden", "no")] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let source = Source::open(&folder).unwrap();
+    assert_eq!(source.bytes(), 11);
+    let tokens = TokenFile::prepare(&source, &Tokenizer::Bytes, 0.3, &place.path("tokens")).unwrap();
+    let all: Vec<u8> = tokens.ids(0..99).iter().map(|id| *id as u8).collect();
+    assert_eq!(String::from_utf8(all).unwrap(), "11é2222333");
+    assert_eq!((tokens.train(), tokens.val(), tokens.val_bytes()), (7, 4, 4));
+    // A cut inside a character moves behind it.
+    let tokens = TokenFile::prepare(&source, &Tokenizer::Bytes, 8.0 / 11.0, &place.path("tokens")).unwrap();
+    assert_eq!(tokens.train(), 4);
+    assert!(tokens.ids(50..60).is_empty());
+}
+
+#[test]
+fn documents_end_with_the_end_mark() {
+    let place = Place::new();
+    let tokenizer = Tokenizer::train_bpe(&fs::read_to_string(place.text()).unwrap(), 280).unwrap();
+    let folder = place.path("texts");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("1"), "loop token\n").unwrap();
+    fs::write(folder.join("2"), "gate window\n").unwrap();
+    let source = Source::open(&folder).unwrap();
+    let tokens = TokenFile::prepare(&source, &tokenizer, 0.0, &place.path("tokens")).unwrap();
+    let (ids, end) = (tokens.ids(0..tokens.train()), tokenizer.end_of_text().unwrap());
+    assert_eq!(ids.iter().filter(|id| **id == end).count(), 2);
+    assert_eq!(ids.last(), Some(&end));
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "loop token\ngate window\n");
+}
+
+#[test]
+fn a_token_file_is_used_again_only_for_the_same_source() {
+    let place = Place::new();
+    let path = place.path("tokens");
+    let prepare = |fraction| {
+        let source = Source::open(&place.text()).unwrap();
+        TokenFile::prepare(&source, &Tokenizer::Bytes, fraction, &path).unwrap()
+    };
+    let first = prepare(0.1);
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(prepare(0.1).content(), first.content());
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
+    assert_ne!(prepare(0.2).val(), first.val());
+    // A file that is cut, or whose header is changed, is made again.
+    for damage in [|b: &mut Vec<u8>| b.truncate(100), |b: &mut Vec<u8>| b[24] ^= 1, |b: &mut Vec<u8>| b.clear()] {
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(prepare(0.1).content(), first.content());
+    }
+    fs::write(place.text(), "another text").unwrap();
+    assert_eq!(prepare(0.0).train(), 12);
+    assert_eq!(names(place.folder.path()), ["text.txt", "tokens"]);
+}
+
+#[test]
+fn windows_are_drawn_by_index_and_stay_inside() {
+    let place = Place::new();
+    let source = Source::open(&place.text()).unwrap();
+    let tokens = TokenFile::prepare(&source, &Tokenizer::Bytes, 0.1, &place.path("tokens")).unwrap();
+    let (train, val) = (tokens.train(), tokens.val());
+    let all = tokens.ids(0..train + val);
+    let windows = Windows::new(tokens, source.path(), 64, 4, 9).unwrap();
+    assert_eq!(windows.train(3), windows.train(3));
+    assert_ne!(windows.train(3), windows.train(4));
+    for index in 0..50 {
+        let batch = windows.train(index);
+        for (ids, targets) in batch.ids.chunks(64).zip(batch.targets.chunks(64)) {
+            assert_eq!(ids[1..], targets[..63]);
+        }
+    }
+    let batches = windows.validation(1000);
+    let seen: usize = batches.iter().map(|b| b.batch * b.time).sum();
+    assert_eq!(seen, (val - 1) / 64 * 64, "every whole window once");
+    assert_eq!(batches[0].ids[..64], all[train..train + 64]);
+    assert_eq!(windows.validation(2).len(), 2);
+
+    // The last window that fits is one that may be drawn.
+    let exact = place.path("exact.txt");
+    fs::write(&exact, "x".repeat(65)).unwrap();
+    let source = Source::open(&exact).unwrap();
+    let tokens = TokenFile::prepare(&source, &Tokenizer::Bytes, 0.0, &place.path("exact")).unwrap();
+    let windows = Windows::new(tokens, &exact, 64, 2, 1).unwrap();
+    assert_eq!(windows.train(0).targets.len(), 128);
+    assert!(windows.validation(3).is_empty());
+}
+
+#[test]
+fn texts_that_cannot_be_used_are_refused_in_a_sentence() {
+    let place = Place::new();
+    let fails = |change: &dyn Fn(&mut TrainOptions)| {
+        let mut options = small("vanilla", 1);
+        change(&mut options);
+        let message = run(&job(&place, "out", options)).unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    };
+    fs::write(place.text(), b"good until here: \xff\xfe").unwrap();
+    let message = fails(&|_| {});
+    assert!(message.contains("text.txt") && message.contains("offset 17"), "{message}");
+    fs::write(place.text(), "x".repeat(40)).unwrap();
+    let message = fails(&|o| o.val_fraction = 0.0);
+    assert!(message.contains("text.txt") && message.contains("40") && message.contains("49"), "{message}");
+    fs::write(place.text(), "").unwrap();
+    assert!(fails(&|_| {}).contains("holds no text"));
+    fs::remove_file(place.text()).unwrap();
+    assert!(fails(&|_| {}).contains("text.txt"));
+    fs::write(place.text(), "some text, again and again. ".repeat(50)).unwrap();
+    assert!(fails(&|o| o.tokenizer = "no-such-file.json".into()).starts_with("--tokenizer"));
+    let message = fails(&|o| (o.tokenizer, o.vocab_size) = ("bpe".into(), 5000));
+    assert!(message.starts_with("--vocab-size"), "{message}");
+    assert!(fails(&|o| o.device = parloop_train::DeviceChoice::Cuda).contains("cuda"));
+    // Nothing was left behind.
+    assert!(!place.path("out").join("tokens.bin").exists() || names(&place.path("out")).len() == 1);
+}

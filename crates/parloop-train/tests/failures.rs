@@ -1,0 +1,55 @@
+//! What happens when a run cannot go on.
+
+mod common;
+
+use common::{Place, job, names, run, small};
+use parloop_train::TrainOptions;
+use std::fs;
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones() {
+    let place = Place::new();
+    let options = TrainOptions { keep: 9, ..small("plt2", 6) };
+    // A file in the way of checkpoint-000004's temporary folder stands for a full or read-only disk (which a test
+    // that may run as root cannot make).
+    let out = place.path("out");
+    fs::create_dir_all(&out).unwrap();
+    let blocked = out.join(format!(".checkpoint-000004.{}.tmp", std::process::id()));
+    fs::write(&blocked, "in the way").unwrap();
+    let message = run(&job(&place, "out", options.clone())).unwrap_err().to_string();
+    assert!(message.contains("checkpoint-000004") && message.contains("earlier checkpoints"), "{message}");
+    fs::remove_file(&blocked).unwrap();
+    assert_eq!(names(&out), ["checkpoint-000002", "tokens.bin", "train.jsonl"]);
+    // And the run can be continued.
+    let rest = run(&parloop_train::TrainJob { resume: true, ..job(&place, "out", options) }).unwrap();
+    assert_eq!(rest.step, 6);
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let place = Place::new();
+    let options = TrainOptions { lr: 1e3, warmup: 0, clip: 0.0, weight_decay: 900.0, ..small("vanilla", 60) };
+    let message = run(&job(&place, "out", options)).unwrap_err().to_string();
+    assert!(message.contains("training stopped") && message.contains("--lr"), "{message}");
+    let kept = names(&place.path("out"));
+    assert!(kept.iter().all(|name| !name.starts_with('.')), "{kept:?}");
+    for name in kept.iter().filter(|name| name.starts_with("checkpoint-")) {
+        parloop_model::Checkpoint::open(&place.path("out").join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_without_a_crash() {
+    let place = Place::new();
+    run(&job(&place, "out", small("plt2", 2))).unwrap();
+    let folder = place.path("out/checkpoint-000002");
+    for file in ["trainer.json", "optimizer.safetensors", "model.safetensors", "config.json", "tokenizer_config.json"] {
+        let good = fs::read(folder.join(file)).unwrap();
+        for bad in [Vec::new(), good[..good.len() / 2].to_vec(), b"{}".to_vec()] {
+            fs::write(folder.join(file), bad).unwrap();
+            let again = parloop_train::TrainJob { resume: true, ..job(&place, "out", small("plt2", 4)) };
+            assert!(run(&again).is_err(), "{file}");
+        }
+        fs::write(folder.join(file), good).unwrap();
+    }
+}
