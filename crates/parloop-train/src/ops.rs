@@ -5,7 +5,7 @@
 //! f32 tensors on Burn's flex backend. The tests hold the two together.
 
 pub(crate) mod composed;
-pub(crate) mod fused;
+mod fused;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use parloop_model::ModelConfig;
@@ -208,4 +208,31 @@ pub(crate) fn head_loss(x: Tensor<2>, head: Tensor<2>, tied: bool, targets: Tens
     }
     let head = if tied { head.transpose() } else { head };
     composed::cross_entropy(composed::linear(x, head), targets)
+}
+
+/// The constants of one update; see `optim::AdamW::step` for the formula.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamStep {
+    /// Multiplies the gradient first (clipping, averaging).
+    pub factor: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub epsilon: f32,
+    /// 1 - learning rate x decay.
+    pub keep: f32,
+    /// Learning rate / (1 - beta1^t).
+    pub rate: f32,
+    /// 1 / (1 - beta2^t).
+    pub correction: f32,
+}
+
+/// The step for one flat parameter: value, first and second moment.
+pub(crate) fn adam(step: AdamStep, grad: Tensor<1>, tensors: [Tensor<1>; 3]) -> [Tensor<1>; 3] {
+    fused::adam::adam(step, &grad, tensors, |tensors| composed::adam(step, grad.clone(), tensors))
+}
+
+/// The sum of squares of a flat tensor, in an order that does not depend on the number of threads. `rows` divides its
+/// length.
+pub(crate) fn squares(x: &Tensor<1>, rows: usize) -> f64 {
+    fused::adam::squares(x).unwrap_or_else(|| composed::squares(x, rows))
 }

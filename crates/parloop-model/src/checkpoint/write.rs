@@ -113,12 +113,15 @@ impl CheckpointWriter {
     pub fn tensors(&self, name: &str, tensors: &[TensorData<'_>]) -> Result<()> {
         let path = self.temporary.join(name);
         let views = tensors.iter().map(|t| (t.name.as_str(), t));
+        // The library writes through a temporary file that only its owner may read; a model is an ordinary file.
+        let usual = File::create(&path).and_then(|f| f.metadata()).map_err(|e| Error::io("write", &path, e))?;
         let info = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
         safetensors::serialize_to_file(views, Some(info), &path).map_err(|e| match e {
             SafeTensorError::IoError(e) => Error::io("write", &self.target.join(name), e),
             other => Error::file(&self.target.join(name), other.to_string()),
         })?;
-        File::open(&path).and_then(|f| f.sync_all()).map_err(|e| Error::io("flush", &self.target.join(name), e))
+        let finish = |f: File| f.set_permissions(usual.permissions()).and_then(|()| f.sync_all());
+        File::open(&path).and_then(finish).map_err(|e| Error::io("flush", &self.target.join(name), e))
     }
 
     /// Writes any further file.

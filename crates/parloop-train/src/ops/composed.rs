@@ -1,6 +1,7 @@
 //! The operations as compositions of Burn operations: differentiable everywhere, and short.
 
-use super::Pass;
+use super::{AdamStep, Pass};
+use crate::weights::host;
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Bool, Int, Tensor};
 
@@ -14,12 +15,9 @@ pub(crate) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
 }
 
 pub(crate) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
-    let mut halves = gate_up.chunk(2, 1);
-    match (halves.pop(), halves.pop()) {
-        (Some(up), Some(gate)) => gate.clone() * sigmoid(gate) * up,
-        // `chunk(2, 1)` of a row of even width gives two halves.
-        _ => unreachable!("a row of width 2 ff has two halves"),
-    }
+    let ff = gate_up.dims()[1] / 2;
+    let (gate, up) = (gate_up.clone().narrow(1, 0, ff), gate_up.narrow(1, ff, ff));
+    gate.clone() * sigmoid(gate) * up
 }
 
 /// Turns the query and key part of rows `[q | k | v]`; a row may also hold queries only.
@@ -95,4 +93,45 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tenso
     let picked = log_softmax(logits, 1).gather(1, targets.reshape([rows, 1]));
     // `sum_dim` adds in a fixed order; `mean` of a long tensor need not.
     picked.reshape([1, rows]).sum_dim(1).reshape([1]).div_scalar(-(rows as f64))
+}
+
+pub(crate) fn adam(step: AdamStep, grad: Tensor<1>, [value, first, second]: [Tensor<1>; 3]) -> [Tensor<1>; 3] {
+    let grad = grad.mul_scalar(step.factor);
+    let first = first.mul_scalar(step.beta1) + grad.clone().mul_scalar(1.0 - step.beta1);
+    let second = second.mul_scalar(step.beta2) + grad.square().mul_scalar(1.0 - step.beta2);
+    let root = second.clone().mul_scalar(step.correction).sqrt().add_scalar(step.epsilon);
+    let value = value.mul_scalar(step.keep) - first.clone().mul_scalar(step.rate).div(root);
+    [value, first, second]
+}
+
+pub(crate) fn squares(x: &Tensor<1>, rows: usize) -> f64 {
+    let columns = x.dims()[0] / rows;
+    let sums = x.clone().square().reshape([rows, columns]).sum_dim(1);
+    host(sums).into_iter().map(f64::from).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    #[test]
+    fn the_optimisers_sweep_equals_the_composition() {
+        let device = Device::flex();
+        let tensor = |seed: usize| {
+            let values: Vec<f32> = (0..20_000).map(|i| ((i * seed + 7) % 1009) as f32 / 1009.0).collect();
+            Tensor::<1>::from_data(TensorData::new(values, [20_000]), &device)
+        };
+        let (beta1, beta2, epsilon) = (0.9, 0.95, 1e-8);
+        let step = AdamStep { factor: 0.3, beta1, beta2, epsilon, keep: 0.99, rate: 0.02, correction: 1.7 };
+        let state = || [tensor(3), tensor(5), tensor(11)];
+        let expected = adam(step, tensor(13), state());
+        let found = crate::ops::adam(step, tensor(13), state());
+        for (found, expected) in found.into_iter().zip(expected) {
+            let worst = host(found - expected).into_iter().fold(0f32, |a, b| a.max(b.abs()));
+            assert!(worst < 1e-6, "{worst}");
+        }
+        let (a, b) = (crate::ops::squares(&tensor(3), 4), squares(&tensor(3), 4));
+        assert!((a - b).abs() < 1e-5 * b);
+    }
 }

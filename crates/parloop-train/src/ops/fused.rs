@@ -9,7 +9,7 @@
 //! Results do not depend on the number of threads: work is cut into units of fixed size and partial sums are added
 //! in the units' order.
 
-pub(crate) mod adam;
+pub(super) mod adam;
 pub(super) mod attention;
 pub(super) mod loss;
 pub(super) mod matmul;

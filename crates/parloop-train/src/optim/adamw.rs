@@ -2,7 +2,7 @@
 
 use super::Gradients;
 use crate::model::LoopModel;
-use crate::ops::fused::adam::{AdamStep, adam};
+use crate::ops::{self, AdamStep};
 use crate::weights::{NamedTensor, host, slots};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, Param};
@@ -150,45 +150,10 @@ impl<'a, I: Iterator<Item = (Option<Tensor<1>>, &'a mut Option<Moments>)>> Modul
                 Some(moments) => (moments.first, moments.second),
                 None => (value.zeros_like(), value.zeros_like()),
             };
-            let [value, first, second] =
-                adam(step, &grad, [value, first, second]).unwrap_or_else(|tensors| composed(step, grad, tensors));
+            let [value, first, second] = ops::adam(step, grad, [value, first, second]);
             *moments = Some(Moments { first, second });
             let value = value.reshape(dims);
             if tracked { Tensor::from_inner(value).require_grad() } else { value }
         })
-    }
-}
-
-/// The same step as a composition of Burn operations, for other devices.
-fn composed(step: AdamStep, grad: Tensor<1>, [value, first, second]: [Tensor<1>; 3]) -> [Tensor<1>; 3] {
-    let grad = grad.mul_scalar(step.factor);
-    let first = first.mul_scalar(step.beta1) + grad.clone().mul_scalar(1.0 - step.beta1);
-    let second = second.mul_scalar(step.beta2) + grad.square().mul_scalar(1.0 - step.beta2);
-    let root = second.clone().mul_scalar(step.correction).sqrt().add_scalar(step.epsilon);
-    let value = value.mul_scalar(step.keep) - first.clone().mul_scalar(step.rate).div(root);
-    [value, first, second]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-
-    #[test]
-    fn the_sweep_equals_the_composition() {
-        let device = Device::flex();
-        let tensor = |seed: usize| {
-            let values: Vec<f32> = (0..20_000).map(|i| ((i * seed + 7) % 1009) as f32 / 1009.0).collect();
-            Tensor::<1>::from_data(TensorData::new(values, [20_000]), &device)
-        };
-        let (beta1, beta2, epsilon) = (0.9, 0.95, 1e-8);
-        let step = AdamStep { factor: 0.3, beta1, beta2, epsilon, keep: 0.99, rate: 0.02, correction: 1.7 };
-        let state = || [tensor(3), tensor(5), tensor(11)];
-        let expected = composed(step, tensor(13), state());
-        let found = adam(step, &tensor(13), state()).unwrap();
-        for (found, expected) in found.into_iter().zip(expected) {
-            let worst = host(found - expected).into_iter().fold(0f32, |a, b| a.max(b.abs()));
-            assert!(worst < 1e-6, "{worst}");
-        }
     }
 }

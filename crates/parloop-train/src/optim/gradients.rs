@@ -1,8 +1,7 @@
 //! The gradients of a step, one flat tensor for each parameter in visiting order.
 
 use crate::model::LoopModel;
-use crate::ops::fused::adam;
-use crate::weights::host;
+use crate::ops;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -47,11 +46,7 @@ impl Gradients {
     pub fn norm(&self) -> f64 {
         let squares = self.flat.iter().zip(&self.rows).filter_map(|(grad, rows)| {
             let grad = grad.as_ref()?;
-            Some(adam::squares(grad).unwrap_or_else(|| {
-                let columns = grad.dims()[0] / rows;
-                let sums = grad.clone().square().reshape([*rows, columns]).sum_dim(1);
-                host(sums).into_iter().map(f64::from).sum::<f64>()
-            }))
+            Some(ops::squares(grad, *rows))
         });
         squares.sum::<f64>().sqrt() * self.factor
     }

@@ -6,6 +6,11 @@ use crate::{Error, Result};
 /// Above this a size is a mistake, not a wish; products of three such sizes still fit in 64 bits.
 const LARGEST: usize = 1 << 20;
 
+/// Tokens of one batch; what they need beyond this no machine has.
+const MOST_TOKENS: usize = 1 << 24;
+/// Parameters of a model; with gradients and moments each takes 16 bytes.
+const MOST_PARAMETERS: u64 = 1 << 34;
+
 impl TrainOptions {
     /// Checks every option by itself and against the others.
     ///
@@ -31,6 +36,11 @@ impl TrainOptions {
             if found == 0 || found > LARGEST {
                 return Err(Error::option(flag, found, format!("1 to {LARGEST}")));
             }
+        }
+        if self.batch * self.context > MOST_TOKENS {
+            let expected =
+                format!("at most {MOST_TOKENS} tokens at once (--batch x --context): use --accumulate for more");
+            return Err(Error::option("batch", self.batch, expected));
         }
         if self.steps == 0 {
             return Err(Error::option("steps", 0, "at least 1"));
@@ -70,7 +80,13 @@ impl TrainOptions {
                 return Err(Error::option(flag, found, format!("a number {low} and {high}")));
             }
         }
-        self.recipe.resolve().map(drop)
+        // The vocabulary of a tokenizer that is not trained here is not known yet; it adds little.
+        let parameters = parloop_model::tensors::parameters(&self.model_config(self.vocab_size, None)?);
+        if parameters > MOST_PARAMETERS {
+            let expected = format!("sizes that make at most {MOST_PARAMETERS} parameters; these make {parameters}");
+            return Err(Error::option("hidden-size", self.hidden_size, expected));
+        }
+        Ok(())
     }
 }
 
@@ -90,7 +106,7 @@ mod tests {
     #[test]
     fn each_bad_option_is_named_by_its_flag() {
         type Change = fn(&mut TrainOptions);
-        let cases: [(&str, Change); 15] = [
+        let cases: [(&str, Change); 17] = [
             ("--batch", |o| o.batch = 0),
             ("--lr", |o| o.lr = f64::NAN),
             ("--lr", |o| o.lr = -1.0),
@@ -106,6 +122,8 @@ mod tests {
             ("--clip", |o| o.clip = f64::INFINITY),
             ("--accumulate", |o| o.accumulate = usize::MAX),
             ("--floor", |o| o.floor = 1.5),
+            ("--batch", |o| (o.batch, o.context) = (1 << 20, 1 << 20)),
+            ("--hidden-size", |o| (o.hidden_size, o.intermediate_size) = (1 << 20, 1 << 20)),
         ];
         for (flag, change) in cases {
             let mut options = TrainOptions::default();

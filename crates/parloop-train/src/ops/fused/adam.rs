@@ -1,6 +1,7 @@
 //! AdamW's update and the sum of squares, one sweep each.
 
 use super::simd;
+use crate::ops::AdamStep;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Tensor};
@@ -9,32 +10,17 @@ use rayon::prelude::*;
 /// Elements of a unit of work; fixed, so that sums do not depend on the number of threads.
 const UNIT: usize = 1 << 13;
 
-/// The constants of one update; see `optim::AdamW::step` for the formula.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamStep {
-    /// Multiplies the gradient first (clipping, averaging).
-    pub factor: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    pub epsilon: f32,
-    /// 1 - learning rate x decay.
-    pub keep: f32,
-    /// Learning rate / (1 - beta1^t).
-    pub rate: f32,
-    /// 1 / (1 - beta2^t).
-    pub correction: f32,
-}
-
-/// Takes the step for one parameter (value, first and second moment). Gives the three back unchanged as the error if
-/// a tensor is not f32 on flex.
+/// Takes the step for one parameter (value, first and second moment), or gives the three to `otherwise` if a tensor is
+/// not f32 on flex.
 pub(crate) fn adam(
     step: AdamStep,
     grad: &Tensor<1>,
     [value, first, second]: [Tensor<1>; 3],
-) -> Result<[Tensor<1>; 3], [Tensor<1>; 3]> {
+    otherwise: impl FnOnce([Tensor<1>; 3]) -> [Tensor<1>; 3],
+) -> [Tensor<1>; 3] {
     let parts = [&value, &first, &second].map(|t| flex(t.clone()));
     let ([Some(mut p), Some(mut m), Some(mut v)], Some(grad)) = (parts, flex(grad.clone())) else {
-        return Err([value, first, second]);
+        return otherwise([value, first, second]);
     };
     // Without these, the parts are the only owners and are written in place.
     drop([value, first, second]);
@@ -51,7 +37,7 @@ pub(crate) fn adam(
             }
         });
     });
-    Ok([p, m, v].map(Tensor::from_primitive::<Flex>))
+    [p, m, v].map(Tensor::from_primitive::<Flex>)
 }
 
 /// The sum of squares; `None` if the tensor is not f32 on flex.
