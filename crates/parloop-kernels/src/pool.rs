@@ -1,9 +1,13 @@
 //! Persistent worker threads that share the tasks of a call.
 //!
 //! A decode step makes dozens of calls of a few microseconds each, so starting a call must cost well under one:
-//! workers spin for the next call for a while and only then park. A call is announced by raising an epoch; tasks are
-//! taken from a shared counter; the caller takes part and returns when every worker has seen the counter run out.
+//! workers spin for the next call for a while and only then park. Tasks are taken from a shared counter; the caller
+//! takes part, and returns when the tasks are done and every worker that joined has left ([`gate`]). A worker whose
+//! core was taken away before it joined is not waited for.
 
+mod gate;
+
+use gate::Gate;
 use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,25 +19,21 @@ const SPINS: usize = 20_000;
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 struct Shared {
-    /// Raised by one to announce a call; workers compare it with the last one they served.
-    epoch: AtomicUsize,
+    gate: Gate,
     /// The next task to take.
     next: AtomicUsize,
-    /// Workers that have not yet finished the current call.
-    busy: AtomicUsize,
     /// Set when the pool is dropped.
     stop: AtomicBool,
     /// Set by a worker whose task panicked.
     failed: AtomicBool,
-    /// The current call. Written only while `busy` is 0, read only between an announcement and the worker's
-    /// decrement of `busy`.
+    /// The current call. Written only while the gate is closed and idle, read only by workers that have joined.
     call: UnsafeCell<Option<(Task<'static>, usize)>>,
     parked: Vec<AtomicBool>,
 }
 
-// SAFETY: `call` is the only member that is not Sync by itself; the protocol above orders every access to it:
-// the caller's write happens before the Release increment of `epoch`, which each worker acquires before reading;
-// each worker's read happens before its Release decrement of `busy`, which the caller acquires before it writes again.
+// SAFETY: `call` is the only member that is not Sync by itself; the gate orders every access to it: the caller's write
+// happens before a worker joins, a worker's reads happen before it leaves, and the caller writes again only when the
+// gate is closed and idle (model-checked in `gate`).
 unsafe impl Sync for Shared {}
 // SAFETY: the tasks it refers to are Sync.
 unsafe impl Send for Shared {}
@@ -50,9 +50,8 @@ impl Pool {
     pub fn new(threads: usize) -> Self {
         let extra = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
+            gate: Gate::new(),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             call: UnsafeCell::new(None),
@@ -101,16 +100,14 @@ impl Pool {
         }
         let shared = &*self.shared;
         let task: Task<'_> = &task;
-        // SAFETY: the reference is used by workers only until they decrement `busy`, and this function does not
-        // return or unwind before `busy` is 0 (see `Wait`); so the task outlives every use.
+        // SAFETY: the reference is used by workers only until they leave, and this function does not return or unwind
+        // before all that joined have left (see `Wait`); so the task outlives every use.
         let task: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
         // SAFETY: no call is running (`&mut self`, and `run` waits for its workers), so nobody else reads `call`.
         unsafe { *shared.call.get() = Some((task, tasks)) };
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        // SeqCst with the worker's parked flag: either the worker sees the new epoch before it parks, or we see
-        // its flag here and wake it.
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        // SeqCst on both sides: either the worker sees the gate open before it parks, or we see its flag and wake it.
+        shared.gate.open();
         for (i, (thread, _)) in self.workers.iter().enumerate() {
             if shared.parked[i].load(Ordering::SeqCst) {
                 thread.unpark();
@@ -123,13 +120,14 @@ impl Pool {
     }
 }
 
-/// Waits for the workers even if the caller's own task panics.
+/// Closes the gate and waits for the workers, even if the caller's own task panics.
 struct Wait<'a>(&'a Shared);
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
+        self.0.gate.close();
         let mut spins = 0;
-        while self.0.busy.load(Ordering::Acquire) != 0 {
+        while !self.0.gate.idle() {
             spins += 1;
             if spins < SPINS {
                 std::hint::spin_loop();
@@ -153,39 +151,35 @@ fn take_tasks(shared: &Shared, task: Task<'_>, tasks: usize) {
 
 fn work(shared: &Shared, index: usize) {
     let mut served = 0;
-    loop {
-        let mut spins = 0;
-        while shared.epoch.load(Ordering::Acquire) == served {
-            spins += 1;
-            if spins < SPINS {
-                std::hint::spin_loop();
-                continue;
+    let mut spins = 0;
+    while !shared.stop.load(Ordering::Relaxed) {
+        if shared.gate.join(&mut served) {
+            // SAFETY: this worker has joined, so the call is not written before it leaves.
+            if let Some((task, tasks)) = unsafe { *shared.call.get() } {
+                let run = std::panic::AssertUnwindSafe(|| take_tasks(shared, task, tasks));
+                if std::panic::catch_unwind(run).is_err() {
+                    shared.failed.store(true, Ordering::Relaxed);
+                }
             }
+            shared.gate.leave();
+            spins = 0;
+        } else if spins < SPINS {
+            spins += 1;
+            std::hint::spin_loop();
+        } else {
             shared.parked[index].store(true, Ordering::SeqCst);
-            if shared.epoch.load(Ordering::SeqCst) == served {
+            if shared.gate.number() == served && !shared.stop.load(Ordering::SeqCst) {
                 std::thread::park();
             }
             shared.parked[index].store(false, Ordering::Relaxed);
+            spins = 0;
         }
-        served = served.wrapping_add(1);
-        if shared.stop.load(Ordering::Relaxed) {
-            return;
-        }
-        // SAFETY: between the announcement (acquired above) and the decrement of `busy` the call is not written.
-        if let Some((task, tasks)) = unsafe { *shared.call.get() } {
-            let run = std::panic::AssertUnwindSafe(|| take_tasks(shared, task, tasks));
-            if std::panic::catch_unwind(run).is_err() {
-                shared.failed.store(true, Ordering::Relaxed);
-            }
-        }
-        shared.busy.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::SeqCst);
         for (thread, handle) in &mut self.workers {
             thread.unpark();
             if let Some(handle) = handle.take() {
