@@ -35,7 +35,7 @@ pub use score::{Passes, Score, score};
 pub use sequence::Sequence;
 pub use step::Mode;
 
-use parloop_kernels::{Isa, Pool, Projector};
+use parloop_kernels::{Isa, KvType, Pool, Projector};
 use std::sync::Arc;
 
 /// A model and the threads and scratch space to run it.
@@ -43,6 +43,7 @@ pub struct Engine {
     model: Arc<Model>,
     on: Projector,
     scratch: pass::Scratch,
+    kv_type: KvType,
     /// `[rows][d]`, the residual stream of the rows of a pass.
     x: Vec<f32>,
     /// `[sequences][V]`, logits of the last step.
@@ -70,6 +71,7 @@ impl Engine {
             model,
             on: Projector::new(isa, threads),
             scratch: pass::Scratch::default(),
+            kv_type: KvType::default(),
             x: Vec::new(),
             logits: Vec::new(),
         }
@@ -105,8 +107,18 @@ impl Engine {
         self.model = model;
     }
 
+    /// Sets the type in which new sequences keep keys and values.
+    pub fn set_kv_type(&mut self, kind: KvType) {
+        self.kv_type = kind;
+    }
+
+    /// The type in which new sequences keep keys and values.
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type
+    }
+
     /// An empty sequence of this model.
     pub fn sequence(&self) -> Sequence {
-        Sequence::new(self.model.config())
+        Sequence::new(self.model.config(), self.kv_type)
     }
 }

@@ -1,10 +1,7 @@
 //! What is remembered of a sequence between passes.
 
-use parloop_kernels::KvTiles;
+use parloop_kernels::{KvTiles, KvType};
 use parloop_model::{ModelConfig, Recipe};
-
-/// Bytes of a K/V element.
-pub const KV_BYTES: usize = 4;
 
 /// The decode state of one sequence (`docs/model.md`, "Decode in one pass").
 #[derive(Clone, Debug)]
@@ -18,14 +15,14 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// An empty sequence.
-    pub fn new(config: &ModelConfig) -> Self {
+    /// An empty sequence with keys and values of the given type.
+    pub fn new(config: &ModelConfig, kind: KvType) -> Self {
         let (recipe, heads, dim) = (&config.recipe, config.num_key_value_heads, config.head_dim);
         let loop_kv = |r: usize| -> Vec<KvTiles> {
             let one = match recipe.local {
                 _ if !recipe.has_own_kv(r) => return Vec::new(),
-                Some(local) if r > 0 => KvTiles::ring(heads, dim, local.left),
-                _ => KvTiles::cache(heads, dim),
+                Some(local) if r > 0 => KvTiles::ring(kind, heads, dim, local.left),
+                _ => KvTiles::cache(kind, heads, dim),
             };
             vec![one; config.num_hidden_layers]
         };
@@ -40,14 +37,14 @@ impl Sequence {
     ///
     /// # Errors
     /// There are more tokens than the context holds.
-    pub fn for_measurement(config: &ModelConfig, tokens: usize) -> crate::Result<Self> {
+    pub fn for_measurement(config: &ModelConfig, kind: KvType, tokens: usize) -> crate::Result<Self> {
         if tokens >= config.max_position_embeddings {
             return Err(crate::Error::Input(format!(
                 "a depth of {tokens} tokens leaves no room in the context of {}",
                 config.max_position_embeddings
             )));
         }
-        let mut sequence = Self::new(config);
+        let mut sequence = Self::new(config, kind);
         sequence.kv.iter_mut().flatten().for_each(|kv| kv.pretend(tokens));
         sequence.length = tokens;
         Ok(sequence)
@@ -71,9 +68,9 @@ impl Sequence {
 
     /// Bytes of state that a sequence of `tokens` tokens needs: loop 1's K/V, the later loops' K/V or windows, and
     /// the carried vectors. Memory is given out in blocks, so a little more is allocated.
-    pub fn bytes_at(config: &ModelConfig, tokens: usize) -> usize {
+    pub fn bytes_at(config: &ModelConfig, kind: KvType, tokens: usize) -> usize {
         let recipe: &Recipe = &config.recipe;
-        let position = 2 * config.kv_width() * config.num_hidden_layers * KV_BYTES;
+        let position = kv_bytes(config, kind);
         let own = |r: usize| match recipe.local {
             _ if !recipe.has_own_kv(r) => 0,
             Some(local) if r > 0 => tokens.min(local.left + 1),
@@ -82,4 +79,9 @@ impl Sequence {
         let carried = if recipe.shift { (recipe.count - 1) * 4 * config.hidden_size } else { 0 };
         (0..recipe.count).map(own).sum::<usize>() * position + carried
     }
+}
+
+/// Bytes of keys and values of one position in one loop.
+pub fn kv_bytes(config: &ModelConfig, kind: KvType) -> usize {
+    2 * config.kv_width() * config.num_hidden_layers * kind.size()
 }

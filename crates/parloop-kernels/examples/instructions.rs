@@ -4,7 +4,9 @@
 //!
 //! Kernels: `f32-1`, `bf16-2`, `q8-1`, ... (weight type and rows), `attend-R` (R rows over 500 keys).
 
-use parloop_kernels::{Attend, Branch, Effect, Isa, KvTiles, Op, Product, Projector, WeightType, Weights, attend};
+use parloop_kernels::{
+    Attend, Branch, Effect, Isa, KvTiles, KvType, Op, Product, Projector, WeightType, Weights, attend,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -14,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut on = Projector::new(Isa::chosen()?, 1);
     if name == "attend" {
         let (heads, groups, dim) = (8, 2, 64);
-        let mut kv = KvTiles::cache(groups, dim);
+        let mut kv = KvTiles::cache(KvType::F32, groups, dim);
         kv.pretend(500);
         let q = vec![0.1; rows * heads * dim];
         let mut out = q.clone();

@@ -8,7 +8,7 @@
 
 use crate::SharedMut;
 use crate::isa::kernel;
-use crate::kv::{KvTiles, TILE};
+use crate::kv::{Element, KvTiles, KvType, TILE};
 use crate::profile::Op;
 use crate::project::Projector;
 use crate::simd::Simd;
@@ -65,6 +65,7 @@ pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], 
         for branch in branches.into_iter().flatten() {
             let held = branch.kv.range();
             assert!(branch.kv.shape() == (groups, dim), "shape of keys and values");
+            assert!(branch.kv.kind() == first.global.kv.kind(), "type of keys and values");
             assert!(branch.first <= branch.last && held.start <= branch.first && branch.last < held.end);
         }
         assert!(row.local.is_none_or(|(_, gate)| gate.len() == heads), "one gate a head");
@@ -207,6 +208,25 @@ unsafe fn branch<S: Simd>(
     o: &mut [f32],
     space: &mut Space<'_>,
 ) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match rows[0].branch(local).kv.kind() {
+            KvType::F32 => branch_of::<S, f32>(task, q, rows, local, o, space),
+            KvType::Bf16 => branch_of::<S, u16>(task, q, rows, local, o, space),
+        }
+    }
+}
+
+/// [`branch`] for one element type of keys and values.
+#[inline(always)]
+unsafe fn branch_of<S: Simd, E: Element>(
+    task: &Task<'_>,
+    q: &[f32],
+    rows: &[Attend<'_>],
+    local: bool,
+    o: &mut [f32],
+    space: &mut Space<'_>,
+) {
     let (dim, padded, per_row) = (task.dim, task.dim.next_multiple_of(TILE), task.heads / task.groups);
     let queries = rows.len() * per_row;
     let kv = rows[0].branch(local).kv;
@@ -223,17 +243,17 @@ unsafe fn branch<S: Simd>(
         // SAFETY: the instruction set is the caller's promise; slices below cover every pointer used.
         unsafe {
             for tile in low / TILE..=high / TILE {
-                let keys = kv.keys(tile, task.head);
+                let keys = kv.keys::<E>(tile, task.head);
                 let to = (tile * TILE) % BLOCK;
                 let mut i = 0;
                 while i < queries {
                     let (q, s) = (q[i * dim..].as_ptr(), space.scores[i * BLOCK + to..].as_mut_ptr());
                     i += match queries - i {
-                        1 => scores::<S, 1>(q, dim, keys, s),
-                        2 => scores::<S, 2>(q, dim, keys, s),
-                        3 => scores::<S, 3>(q, dim, keys, s),
-                        4 | 5 => scores::<S, 4>(q, dim, keys, s),
-                        _ => scores::<S, 6>(q, dim, keys, s),
+                        1 => scores::<S, E, 1>(q, dim, keys, s),
+                        2 => scores::<S, E, 2>(q, dim, keys, s),
+                        3 => scores::<S, E, 3>(q, dim, keys, s),
+                        4 | 5 => scores::<S, E, 4>(q, dim, keys, s),
+                        _ => scores::<S, E, 6>(q, dim, keys, s),
                     };
                 }
             }
@@ -258,10 +278,10 @@ unsafe fn branch<S: Simd>(
                 let (o, p) = (o[i * padded..].as_mut_ptr(), space.scores[i * BLOCK..].as_ptr());
                 let mix = Mix { kv, head: task.head, low, high, padded, o, p };
                 i += match queries - i {
-                    1 => values::<S, 1>(&mix),
-                    2 => values::<S, 2>(&mix),
-                    3 => values::<S, 3>(&mix),
-                    _ => values::<S, 4>(&mix),
+                    1 => values::<S, E, 1>(&mix),
+                    2 => values::<S, E, 2>(&mix),
+                    3 => values::<S, E, 3>(&mix),
+                    _ => values::<S, E, 4>(&mix),
                 };
             }
         }
@@ -294,14 +314,14 @@ unsafe fn lanes<S: Simd>(sums: &[f32]) -> f32 {
 
 /// Scores of Q queries (`[Q][dim]`, already scaled) against the 16 keys of a tile, into rows BLOCK apart. Returns Q.
 #[inline(always)]
-unsafe fn scores<S: Simd, const Q: usize>(q: *const f32, dim: usize, keys: &[f32], s: *mut f32) -> usize {
+unsafe fn scores<S: Simd, E: Element, const Q: usize>(q: *const f32, dim: usize, keys: &[E], s: *mut f32) -> usize {
     let mut lane = 0;
     while lane < TILE {
         // SAFETY: `keys` is [dim][16]; `q` holds Q x dim floats; `s` has 16 floats in each of Q rows.
         unsafe {
             let mut acc = [S::zero(); Q];
             for d in 0..dim {
-                let k = S::load(keys.as_ptr().add(d * TILE + lane));
+                let k = E::load::<S>(keys.as_ptr().add(d * TILE + lane));
                 for i in 0..Q {
                     acc[i] = S::fma(S::splat(*q.add(i * dim + d)), k, acc[i]);
                 }
@@ -366,7 +386,7 @@ struct Mix<'a> {
 
 /// `o += sum over positions of p * v`, position by position, for Q queries. Returns Q.
 #[inline(always)]
-unsafe fn values<S: Simd, const Q: usize>(mix: &Mix<'_>) -> usize {
+unsafe fn values<S: Simd, E: Element, const Q: usize>(mix: &Mix<'_>) -> usize {
     let mut d = 0;
     while d < mix.padded {
         // SAFETY: `padded` is a multiple of 16; a tile's values are [16][padded]; `o` and `p` as `Mix` says.
@@ -377,11 +397,11 @@ unsafe fn values<S: Simd, const Q: usize>(mix: &Mix<'_>) -> usize {
             }
             let mut position = mix.low;
             while position <= mix.high {
-                let tile = mix.kv.values(position / TILE, mix.head).as_ptr();
+                let tile = mix.kv.values::<E>(position / TILE, mix.head).as_ptr();
                 let end = (position / TILE * TILE + TILE - 1).min(mix.high);
                 while position <= end {
                     let row = tile.add(position % TILE * mix.padded + d);
-                    let v = [S::load(row), S::load(row.add(second::<S>(mix, d)))];
+                    let v = [E::load::<S>(row), E::load::<S>(row.add(second::<S>(mix, d)))];
                     for i in 0..Q {
                         let p = S::splat(*mix.p.add(i * BLOCK + position % BLOCK));
                         acc[i][0] = S::fma(p, v[0], acc[i][0]);

@@ -60,9 +60,9 @@ impl Isa {
     pub fn chosen() -> Result<Self, String> {
         static CHOSEN: OnceLock<Result<Isa, String>> = OnceLock::new();
         CHOSEN
-            .get_or_init(|| match std::env::var(VARIABLE) {
-                Err(_) => Ok(Self::available().pop().unwrap_or(Self::Portable)),
-                Ok(name) => Self::named(&name),
+            .get_or_init(|| match std::env::var(VARIABLE).unwrap_or_default().as_str() {
+                "" => Ok(Self::available().pop().unwrap_or(Self::Portable)),
+                name => Self::named(&name.to_lowercase()),
             })
             .clone()
     }

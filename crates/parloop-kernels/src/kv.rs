@@ -5,6 +5,119 @@
 //! positions that are multiples of 16, in caches and rings alike, so that a row reduces over the same tiles in the
 //! same order wherever its keys are kept.
 
+use crate::simd::{Simd, bf16_to_f32, f32_to_bf16};
+
+/// Element type of keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// 4 bytes a number.
+    #[default]
+    F32,
+    /// 2 bytes a number: half the memory and half the reading of long contexts.
+    Bf16,
+}
+
+impl KvType {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// The name as flags and tables show it.
+    pub fn name(self) -> &'static str {
+        if self == Self::F32 { "f32" } else { "bf16" }
+    }
+}
+
+impl std::str::FromStr for KvType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("\"{text}\" is not a type of keys and values; expected f32 or bf16")),
+        }
+    }
+}
+
+/// An element as it is stored.
+pub(crate) trait Element: Copy + Default + 'static {
+    /// The elements of a block of this type.
+    fn of(block: &Block) -> &[Self];
+    /// Loads as many elements as a vector has lanes, as f32.
+    ///
+    /// # Safety
+    /// The instruction set must be available and `p` valid for that many elements.
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn of(block: &Block) -> &[Self] {
+        match block {
+            Block::F32(values) => values,
+            Block::Bf16(_) => &[],
+        }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    fn of(block: &Block) -> &[Self] {
+        match block {
+            Block::Bf16(values) => values,
+            Block::F32(_) => &[],
+        }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16_as_f32(p) }
+    }
+}
+
+/// Some tiles in one piece of memory.
+#[derive(Clone, Debug)]
+pub(crate) enum Block {
+    F32(Box<[f32]>),
+    Bf16(Box<[u16]>),
+}
+
+impl Block {
+    fn new(kind: KvType, len: usize) -> Self {
+        match kind {
+            KvType::F32 => Self::F32(vec![0.0; len].into()),
+            KvType::Bf16 => Self::Bf16(vec![0; len].into()),
+        }
+    }
+
+    fn set(&mut self, i: usize, value: f32) {
+        match self {
+            Self::F32(values) => values[i] = value,
+            Self::Bf16(values) => values[i] = f32_to_bf16(value),
+        }
+    }
+
+    fn get(&self, i: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[i],
+            Self::Bf16(values) => bf16_to_f32(values[i]),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+}
+
 /// Positions of a tile.
 pub const TILE: usize = 16;
 /// Tiles by which a cache grows: memory is added in blocks and never copied.
@@ -13,10 +126,11 @@ const BLOCK: usize = 4;
 /// Keys and values: a growing cache of all positions, or a ring of the last few.
 #[derive(Clone, Debug)]
 pub struct KvTiles {
+    kind: KvType,
     heads: usize,
     dim: usize,
     /// `[heads][tiles of the block][D][16]` keys, then `[heads][tiles of the block][16][Dp]` values.
-    blocks: Vec<Box<[f32]>>,
+    blocks: Vec<Block>,
     /// Tiles of a block; a ring is a single block.
     tiles: usize,
     /// For a ring: positions to the left that must stay readable.
@@ -28,25 +142,30 @@ pub struct KvTiles {
 
 impl KvTiles {
     /// An empty cache for all positions of `heads` heads of size `dim`.
-    pub fn cache(heads: usize, dim: usize) -> Self {
-        Self { heads, dim, blocks: Vec::new(), tiles: BLOCK, left: None, start: 0, end: 0 }
+    pub fn cache(kind: KvType, heads: usize, dim: usize) -> Self {
+        Self { kind, heads, dim, blocks: Vec::new(), tiles: BLOCK, left: None, start: 0, end: 0 }
     }
 
     /// An empty ring for the last `left` positions and the current one.
-    pub fn ring(heads: usize, dim: usize, left: usize) -> Self {
-        let mut ring = Self { heads, dim, blocks: Vec::new(), tiles: 0, left: Some(left), start: 0, end: 0 };
+    pub fn ring(kind: KvType, heads: usize, dim: usize, left: usize) -> Self {
+        let mut ring = Self { kind, heads, dim, blocks: Vec::new(), tiles: 0, left: Some(left), start: 0, end: 0 };
         ring.resize(ring_tiles(left + 1));
         ring
     }
 
-    /// Floats of a tile: keys and values of all heads.
-    fn tile_floats(&self) -> usize {
+    /// Elements of a tile: keys and values of all heads.
+    fn tile_elements(&self) -> usize {
         self.heads * TILE * (self.dim + self.padded())
     }
 
     /// D rounded up to whole vectors.
     pub fn padded(&self) -> usize {
         self.dim.next_multiple_of(TILE)
+    }
+
+    /// Element type.
+    pub fn kind(&self) -> KvType {
+        self.kind
     }
 
     /// Heads and the size of a head.
@@ -61,7 +180,7 @@ impl KvTiles {
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|b| 4 * b.len()).sum()
+        self.blocks.iter().map(|b| self.kind.size() * b.len()).sum()
     }
 
     /// Makes room for `count` positions from `first` on. Positions must come in order; a first position past the end
@@ -74,9 +193,9 @@ impl KvTiles {
         match self.left {
             None => {
                 let needed = (first + count).div_ceil(TILE * BLOCK);
-                let floats = BLOCK * self.tile_floats();
+                let elements = BLOCK * self.tile_elements();
                 while self.blocks.len() < needed {
-                    self.blocks.push(vec![0.0; floats].into_boxed_slice());
+                    self.blocks.push(Block::new(self.kind, elements));
                 }
             }
             Some(left) => {
@@ -109,9 +228,11 @@ impl KvTiles {
             let (k, v) = (self.key_offset(tile, h), self.value_offset(tile, h));
             let block = &mut self.blocks[block];
             for (i, x) in key[h * dim..(h + 1) * dim].iter().enumerate() {
-                block[k + i * TILE + lane] = *x;
+                block.set(k + i * TILE + lane, *x);
             }
-            block[v + lane * padded..][..dim].copy_from_slice(&value[h * dim..(h + 1) * dim]);
+            for (i, x) in value[h * dim..(h + 1) * dim].iter().enumerate() {
+                block.set(v + lane * padded + i, *x);
+            }
         }
         self.end = self.end.max(t + 1);
         if self.left.is_some() {
@@ -124,7 +245,7 @@ impl KvTiles {
     pub fn pretend(&mut self, count: usize) {
         if count > 0 {
             self.reserve(0, if self.left.is_some() { 1 } else { count });
-            self.blocks.iter_mut().for_each(|b| b.fill(1e-3));
+            self.blocks.iter_mut().for_each(|b| (0..b.len()).for_each(|i| b.set(i, 1e-3)));
             self.end = count;
             self.start = if self.left.is_some() { count.saturating_sub(self.tiles * TILE - TILE + 1) } else { 0 };
         }
@@ -132,14 +253,14 @@ impl KvTiles {
 
     /// The keys of head `h` in the tile with the given number (position / 16): `[D][16]`.
     #[inline(always)]
-    pub(crate) fn keys(&self, tile: usize, h: usize) -> &[f32] {
-        &self.blocks[self.place(tile).0][self.key_offset(tile, h)..][..self.dim * TILE]
+    pub(crate) fn keys<E: Element>(&self, tile: usize, h: usize) -> &[E] {
+        &E::of(&self.blocks[self.place(tile).0])[self.key_offset(tile, h)..][..self.dim * TILE]
     }
 
     /// The values of head `h` in a tile: `[16][Dp]`.
     #[inline(always)]
-    pub(crate) fn values(&self, tile: usize, h: usize) -> &[f32] {
-        &self.blocks[self.place(tile).0][self.value_offset(tile, h)..][..self.padded() * TILE]
+    pub(crate) fn values<E: Element>(&self, tile: usize, h: usize) -> &[E] {
+        &E::of(&self.blocks[self.place(tile).0])[self.value_offset(tile, h)..][..self.padded() * TILE]
     }
 
     /// Block and slot of a tile.
@@ -161,7 +282,7 @@ impl KvTiles {
     /// Moves a ring's content into a ring of another size.
     fn resize(&mut self, tiles: usize) {
         let mut other = Self {
-            blocks: vec![vec![0.0; tiles * self.tile_floats()].into_boxed_slice()],
+            blocks: vec![Block::new(self.kind, tiles * self.tile_elements())],
             tiles,
             ..Self { blocks: Vec::new(), ..*self }
         };
@@ -172,9 +293,10 @@ impl KvTiles {
             for tile in first..=last {
                 for h in 0..self.heads {
                     let (k, v) = (other.key_offset(tile, h), other.value_offset(tile, h));
-                    let (keys, values) = (self.keys(tile, h), self.values(tile, h));
-                    other.blocks[0][k..k + keys.len()].copy_from_slice(keys);
-                    other.blocks[0][v..v + values.len()].copy_from_slice(values);
+                    let (from_k, from_v) = (self.key_offset(tile, h), self.value_offset(tile, h));
+                    let (old, new) = (&self.blocks[0], &mut other.blocks[0]);
+                    (0..self.dim * TILE).for_each(|i| new.set(k + i, old.get(from_k + i)));
+                    (0..self.padded() * TILE).for_each(|i| new.set(v + i, old.get(from_v + i)));
                 }
             }
         }
@@ -203,8 +325,8 @@ mod tests {
         let (heads, dim) = kv.shape();
         for h in 0..heads {
             for i in 0..dim {
-                assert_eq!(kv.keys(t / TILE, h)[i * TILE + t % TILE], value(t, h, i), "key {t}");
-                assert_eq!(kv.values(t / TILE, h)[t % TILE * kv.padded() + i], -value(t, h, i), "value {t}");
+                assert_eq!(kv.keys::<f32>(t / TILE, h)[i * TILE + t % TILE], value(t, h, i), "key {t}");
+                assert_eq!(kv.values::<f32>(t / TILE, h)[t % TILE * kv.padded() + i], -value(t, h, i), "value {t}");
             }
         }
     }
@@ -218,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_cache_holds_everything_and_grows_in_blocks() {
-        let mut kv = KvTiles::cache(2, 6);
+        let mut kv = KvTiles::cache(KvType::F32, 2, 6);
         for t in 0..200 {
             kv.reserve(t, 1);
             write(&mut kv, t);
@@ -230,7 +352,7 @@ mod tests {
     #[test]
     fn a_ring_holds_the_window_through_any_sequence_of_chunks() {
         for left in [0, 1, 9, 15, 16, 17, 64] {
-            let mut kv = KvTiles::ring(1, 4, left);
+            let mut kv = KvTiles::ring(KvType::F32, 1, 4, left);
             let size = kv.bytes();
             let mut t = 0;
             for chunk in [1, 1, 5, 1, 40, 1, 1, 100, 3, 16, 1, 1, 1] {
@@ -247,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_ring_may_start_late() {
-        let mut kv = KvTiles::ring(1, 2, 3);
+        let mut kv = KvTiles::ring(KvType::F32, 1, 2, 3);
         kv.reserve(1000, 2);
         (1000..1002).for_each(|t| write(&mut kv, t));
         assert_eq!(kv.range(), 1000..1002);

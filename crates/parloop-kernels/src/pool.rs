@@ -74,12 +74,12 @@ impl Pool {
     /// # Errors
     /// The variable is not a number from 1 to 1024.
     pub fn default_threads() -> Result<usize, String> {
-        match std::env::var("PARLOOP_THREADS") {
-            Ok(text) => match text.parse() {
+        match std::env::var("PARLOOP_THREADS").unwrap_or_default().as_str() {
+            "" => Ok(physical_cores()),
+            text => match text.parse() {
                 Ok(n) if (1..=1024).contains(&n) => Ok(n),
                 _ => Err(format!("PARLOOP_THREADS is \"{text}\", expected a number from 1 to 1024")),
             },
-            Err(_) => Ok(physical_cores()),
         }
     }
 

@@ -1,9 +1,10 @@
 //! Attention against the plainest loop, over caches and rings, and independent of company.
 
-use parloop_kernels::{Attend, Branch, Isa, KvTiles, Projector, attend};
+use parloop_kernels::{Attend, Branch, Isa, KvTiles, KvType, Projector, attend};
 use parloop_testing::{Rng, assert_close};
 
 struct Case {
+    kind: KvType,
     heads: usize,
     groups: usize,
     dim: usize,
@@ -12,13 +13,15 @@ struct Case {
 }
 
 impl Case {
-    fn new(rng: &mut Rng, heads: usize, groups: usize, dim: usize, length: usize) -> Self {
-        let mut rows = |n| (0..length).map(|_| (0..n).map(|_| rng.normal()).collect()).collect();
-        Self { heads, groups, dim, keys: rows(groups * dim), values: rows(groups * dim) }
+    fn new(rng: &mut Rng, kind: KvType, heads: usize, groups: usize, dim: usize, length: usize) -> Self {
+        // Numbers that bf16 holds exactly, so that one expectation serves both types.
+        let mut number = || half::bf16::from_f32(rng.normal()).to_f32();
+        let mut rows = |n| (0..length).map(|_| (0..n).map(|_| number()).collect()).collect();
+        Self { kind, heads, groups, dim, keys: rows(groups * dim), values: rows(groups * dim) }
     }
 
     fn cache(&self) -> KvTiles {
-        let mut kv = KvTiles::cache(self.groups, self.dim);
+        let mut kv = KvTiles::cache(self.kind, self.groups, self.dim);
         kv.reserve(0, self.keys.len());
         (0..self.keys.len()).for_each(|t| kv.write(t, &self.keys[t], &self.values[t]));
         kv
@@ -26,7 +29,7 @@ impl Case {
 
     /// A ring after all positions were written one by one.
     fn ring(&self, left: usize) -> KvTiles {
-        let mut kv = KvTiles::ring(self.groups, self.dim, left);
+        let mut kv = KvTiles::ring(self.kind, self.groups, self.dim, left);
         for t in 0..self.keys.len() {
             kv.reserve(t, 1);
             kv.write(t, &self.keys[t], &self.values[t]);
@@ -59,7 +62,7 @@ impl Case {
 fn causal_and_windowed_attention_with_gates_agree_with_the_plain_loop() {
     let mut rng = Rng(5);
     for isa in Isa::available() {
-        for threads in [1, 3] {
+        for (threads, kind) in [(1, KvType::F32), (3, KvType::F32), (2, KvType::Bf16)] {
             let mut on = Projector::new(isa, threads);
             for (heads, groups, dim, length, left) in [
                 (1, 1, 2, 1, 0),
@@ -70,7 +73,7 @@ fn causal_and_windowed_attention_with_gates_agree_with_the_plain_loop() {
                 (2, 1, 128, 65, 15),
                 (40, 1, 6, 33, 5),
             ] {
-                let case = Case::new(&mut rng, heads, groups, dim, length);
+                let case = Case::new(&mut rng, kind, heads, groups, dim, length);
                 let (cache, ring) = (case.cache(), case.ring(left));
                 let last = length - 1;
                 let gate: Vec<f32> = (0..heads).map(|_| rng.unit()).collect();
@@ -112,9 +115,10 @@ fn a_ring_of_any_size_gives_the_same_bits() {
     let mut rng = Rng(6);
     for isa in Isa::available() {
         let mut on = Projector::new(isa, 1);
-        let case = Case::new(&mut rng, 4, 2, 16, 150);
+        let case = Case::new(&mut rng, KvType::F32, 4, 2, 16, 150);
         for (left, last) in [(3, 149), (9, 149), (64, 149), (64, 30)] {
             let mut cut = Case {
+                kind: KvType::F32,
                 keys: case.keys[..=last].to_vec(),
                 values: case.values[..=last].to_vec(),
                 heads: 4,
@@ -139,7 +143,7 @@ fn a_ring_of_any_size_gives_the_same_bits() {
 fn extreme_scores_stay_finite() {
     for isa in Isa::available() {
         let mut on = Projector::new(isa, 1);
-        let mut kv = KvTiles::cache(1, 2);
+        let mut kv = KvTiles::cache(KvType::F32, 1, 2);
         kv.reserve(0, 100);
         (0..100).for_each(|t| kv.write(t, &[if t == 50 { 1e4 } else { -1e4 }, 0.0], &[t as f32, 1.0]));
         let mut out = vec![0.0; 2];

@@ -71,10 +71,11 @@ impl Tokenizer {
             .map_err(|e| Error::Input(format!("is not a Hugging Face tokenizer: {e}")))
     }
 
-    /// Trains a byte-level BPE tokenizer with `vocab_size` ids on a text; the last id is [`END_OF_TEXT`].
+    /// Trains a byte-level BPE tokenizer with `vocab_size` ids on a text; the last id is [`END_OF_TEXT`]. A short or
+    /// uniform text gives fewer.
     ///
     /// # Errors
-    /// `vocab_size` is too small to hold every byte, or the text too uniform to fill it.
+    /// `vocab_size` is too small to hold every byte, or absurdly large.
     pub fn train_bpe(text: &str, vocab_size: usize) -> Result<Self> {
         if !(257..=1 << 20).contains(&vocab_size) {
             return Err(Error::Input(format!(
@@ -95,12 +96,6 @@ impl Tokenizer {
         tokenizer
             .add_special_tokens([tokenizers::AddedToken::from(END_OF_TEXT, true)])
             .map_err(|e| Error::Input(e.to_string()))?;
-        let found = tokenizer.get_vocab_size(true);
-        if found != vocab_size {
-            return Err(Error::Input(format!(
-                "the text gave a BPE vocabulary of {found} instead of {vocab_size}: use more text or a smaller vocabulary"
-            )));
-        }
         Ok(Self::HuggingFace(Box::new(tokenizer)))
     }
 
@@ -295,6 +290,6 @@ mod tests {
     #[test]
     fn training_refuses_impossible_vocabularies() {
         assert!(Tokenizer::train_bpe("abc", 256).is_err());
-        assert!(Tokenizer::train_bpe("abc", 5000).unwrap_err().to_string().contains("more text"));
+        assert!(Tokenizer::train_bpe("abc", 5000).unwrap().vocab_size() < 300);
     }
 }

@@ -82,8 +82,8 @@ pub struct Summary {
     pub validation: Option<Validation>,
     /// Training tokens seen in all.
     pub tokens: u64,
-    /// Seconds of training steps in this run.
-    pub seconds: f64,
+    /// Training tokens a second in this part of the run; 0 if no step was taken.
+    pub tokens_per_second: f64,
 }
 
 /// A run under way.
@@ -100,6 +100,8 @@ struct Run<'a> {
     log: Log,
     progress: Progress,
     training: Duration,
+    /// Held until the run ends.
+    _lock: setup::Lock,
 }
 
 /// Trains a model to the last step, or until asked to stop.
@@ -171,7 +173,8 @@ impl Run<'_> {
             loss,
             validation,
             tokens: self.tokens(),
-            seconds: self.training.as_secs_f64(),
+            tokens_per_second: ((self.step - first) * options.tokens_per_step()) as f64
+                / self.training.as_secs_f64().max(1e-9),
         })
     }
 

@@ -123,9 +123,33 @@ fn texts_that_cannot_be_used_are_refused_in_a_sentence() {
     assert!(fails(&|_| {}).contains("text.txt"));
     fs::write(place.text(), "some text, again and again. ".repeat(50)).unwrap();
     assert!(fails(&|o| o.tokenizer = "no-such-file.json".into()).starts_with("--tokenizer"));
-    let message = fails(&|o| (o.tokenizer, o.vocab_size) = ("bpe".into(), 5000));
+    let message = fails(&|o| (o.tokenizer, o.vocab_size) = ("bpe".into(), 200));
     assert!(message.starts_with("--vocab-size"), "{message}");
+    let message = fails(&|o| o.hidden_size = 1 << 20);
+    assert!(message.contains("GB are available"), "{message}");
     assert!(fails(&|o| o.device = parloop_train::DeviceChoice::Cuda).contains("cuda"));
     // Nothing was left behind.
     assert!(!place.path("out").join("tokens.bin").exists() || names(&place.path("out")).len() == 1);
+}
+
+#[test]
+fn a_short_text_gives_a_smaller_vocabulary() {
+    let place = Place::new();
+    fs::write(place.text(), "some text, again and again. ".repeat(50)).unwrap();
+    let mut options = small("vanilla", 1);
+    (options.tokenizer, options.vocab_size) = ("bpe".into(), 5000);
+    let summary = run(&job(&place, "out", options)).unwrap();
+    let config = parloop_model::ModelConfig::read(&summary.checkpoint).unwrap();
+    assert!((257..400).contains(&config.vocab_size), "{}", config.vocab_size);
+}
+
+#[test]
+fn two_runs_do_not_write_into_one_folder() {
+    let place = Place::new();
+    fs::write(place.text(), "some text, again and again. ".repeat(50)).unwrap();
+    fs::create_dir_all(place.path("out")).unwrap();
+    let held = fs::File::create(place.path("out").join("train.lock")).unwrap();
+    held.lock().unwrap();
+    let message = run(&job(&place, "out", small("vanilla", 1))).unwrap_err().to_string();
+    assert!(message.contains("another run"), "{message}");
 }

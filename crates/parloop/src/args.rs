@@ -66,14 +66,14 @@ pub struct Run {
     #[arg(short, long)]
     pub prompt: Option<String>,
     /// Tokens to write at most
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100, allow_negative_numbers = true)]
     pub tokens: usize,
     /// How the loops of a token run
     #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     pub mode: ModeArg,
     /// Prompt tokens processed at a time
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
-    pub chunk: usize,
+    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunk: u32,
     /// Go on past the model's end-of-text token
     #[arg(long)]
     pub ignore_eos: bool,
@@ -100,12 +100,12 @@ pub struct Run {
   parloop score out/plt2 --text 'To be, or not to be'
   parloop score tests/goldens/plt2 --tokens 5,3,9 --passes one --logits
 
-Ways to pass (all give the same numbers):
+Ways to pass (all but reference give the same numbers to the last bit):
   whole        prefill in the usual chunks (the default)
   chunked:K    prefill in chunks of K tokens
   one          token by token, all loops in one pass; refused for recipes that cannot
   sequential   token by token, loop by loop
-  reference    the slow scalar forward that reads like the mathematics")]
+  reference    the slow scalar forward in f32 that reads like the mathematics; takes no --weights")]
 pub struct Score {
     #[command(flatten)]
     pub model: Model,
@@ -127,7 +127,7 @@ pub struct Score {
 #[group(required = true, multiple = false)]
 pub struct ScoreSource {
     /// Token ids, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    #[arg(long, value_delimiter = ',', value_name = "IDS", value_parser = token_id, allow_negative_numbers = true)]
     pub tokens: Option<Vec<u32>>,
     /// A text
     #[arg(long)]
@@ -135,6 +135,10 @@ pub struct ScoreSource {
     /// A UTF-8 text file
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
+}
+
+fn token_id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "expected token ids: whole numbers separated by commas, such as 5,3,9".into())
 }
 
 /// Show a model's recipe, tensors, sizes and memory
@@ -146,8 +150,11 @@ pub struct Inspect {
     #[command(flatten)]
     pub model: Model,
     /// Tokens for which the memory of keys and values is worked out; the model's context if left out
-    #[arg(long, value_name = "TOKENS")]
-    pub context: Option<usize>,
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    pub context: Option<u32>,
+    /// Type of keys and values: f32 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub kv: parloop_kernels::KvType,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -214,13 +221,16 @@ pub struct Weights {
     /// Convert the matrices while loading: f32, bf16, q8 (8.5 bits a weight), q4 (4.5 bits); the file's own type if left out
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<parloop_kernels::WeightType>,
+    /// Keep keys and values as f32 or bf16 (half the memory)
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub kv: parloop_kernels::KvType,
 }
 
 /// What to compute with.
 #[derive(Debug, ClapArgs)]
 pub struct Machine {
-    /// Threads; the physical cores if left out
-    #[arg(long, env = "PARLOOP_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Threads; PARLOOP_THREADS, or the physical cores, if left out
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
 
@@ -255,7 +265,7 @@ pub struct Sampling {
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub repeat_last_n: usize,
     /// Seed; the same seed writes the same text
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
 }
 

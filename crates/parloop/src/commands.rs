@@ -20,6 +20,18 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Ctrl-C ended the command, which has said so: exit code 130, as shells expect.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// Carries out a command line.
 pub fn run(args: Args) -> Result<()> {
     match args.command {
@@ -61,7 +73,9 @@ fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, threads: usize) -> Re
 
 fn engine(checkpoint: &Checkpoint, weights: &Weights, machine: &Machine) -> Result<Engine> {
     let threads = machine.threads()?;
-    Ok(Engine::new(Arc::new(load(checkpoint, weights.weights, threads)?), Some(threads))?)
+    let mut engine = Engine::new(Arc::new(load(checkpoint, weights.weights, threads)?), Some(threads))?;
+    engine.set_kv_type(weights.kv);
+    Ok(engine)
 }
 
 /// Prints where the time went, if `PARLOOP_PROFILE` asks for it.

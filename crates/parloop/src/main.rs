@@ -12,11 +12,27 @@ fn main() -> ExitCode {
     match commands::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<commands::Interrupted>() => ExitCode::from(130),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each said once: many errors already end with their cause.
+fn sentence(error: &anyhow::Error) -> String {
+    if error.is::<std::io::Error>() || error.is::<serde_json::Error>() {
+        // Errors of our files say which file; a bare one comes from printing.
+        return format!("cannot write standard output: {error}");
+    }
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text
 }
 
 /// Whoever read our output (`head`, a pager) has seen enough.

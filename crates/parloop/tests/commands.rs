@@ -92,8 +92,56 @@ fn convert_writes_what_score_reads() {
     assert_eq!(score(out), score(golden));
     refused(&["convert", golden, "--out", out], "--force");
     refused(&["convert", out, "--out", out, "--force"], "itself");
+    let above = folder.path().to_str().unwrap();
+    refused(&["convert", out, "--out", above, "--force"], "itself");
+    // What is not a model is never replaced.
+    let precious = folder.path().join("precious");
+    std::fs::create_dir(&precious).unwrap();
+    std::fs::write(precious.join("thesis.tex"), "x").unwrap();
+    refused(&["convert", golden, "--out", precious.to_str().unwrap(), "--force"], "thesis.tex");
+    refused(&["convert", golden, "--out", precious.join("thesis.tex").to_str().unwrap(), "--force"], "is a file");
+    assert_eq!(std::fs::read(precious.join("thesis.tex")).unwrap(), b"x");
     parloop().args(["convert", golden, "--type", "bf16", "--out", out, "--force"]).assert().success();
     assert_ne!(score(out), score(golden));
+}
+
+#[test]
+fn training_stops_on_ctrl_c_with_a_checkpoint_and_goes_on_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (book, out) = (folder.path().join("text.txt"), folder.path().join("out"));
+    std::fs::write(&book, "To be, or not to be, that is the question.\n".repeat(400)).unwrap();
+    let arguments = |steps: &str| {
+        let sizes = ["--hidden-size", "32", "--layers", "1", "--context", "32", "--batch", "2", "--tokenizer", "bytes"];
+        let mut list = vec!["train", "--data", book.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        list.extend(sizes.iter().chain(&["--steps", steps, "--log-every", "1"]));
+        list.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("parloop"))
+        .args(arguments("100000"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = out.join("train.jsonl");
+    while std::fs::read_to_string(&log).map_or(0, |l| l.lines().count()) < 5 {
+        assert!(child.try_wait().unwrap().is_none(), "training ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let score = written(&["score", out.to_str().unwrap(), "--text", "To be"]);
+    let step: u64 = std::fs::read_dir(&out)
+        .unwrap()
+        .filter_map(|e| e.unwrap().file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok())
+        .max()
+        .unwrap();
+    let mut more = arguments(&(step + 2).to_string());
+    more.push("--resume".into());
+    parloop().args(&more).assert().success();
+    assert_ne!(written(&["score", out.to_str().unwrap(), "--text", "To be"]), score);
+    // There is nothing left to do, and nothing is done.
+    let again = parloop().args(&more).assert().success();
+    assert!(self::text(&again.get_output().stderr).contains("nothing to do"));
 }
 
 #[test]

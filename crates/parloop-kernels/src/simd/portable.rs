@@ -142,4 +142,9 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
+    unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V {
+        // SAFETY: the same contract.
+        unsafe { Self::load_bf16(p) }
+    }
 }

@@ -59,6 +59,7 @@ impl CheckpointWriter {
         let name = folder.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
             Error::file(folder, "has no folder name to write to; give the name of a folder to be created")
         })?;
+        only_a_model(folder)?;
         let temporary = folder.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(|e| Error::io("remove", &temporary, e))?;
@@ -113,6 +114,13 @@ impl CheckpointWriter {
     pub fn tensors(&self, name: &str, tensors: &[TensorData<'_>]) -> Result<()> {
         let path = self.temporary.join(name);
         let views = tensors.iter().map(|t| (t.name.as_str(), t));
+        for tensor in tensors.iter().filter(|t| t.dtype == DType::F16) {
+            let large = |v: &&f32| v.is_finite() && half::f16::from_f32(**v).is_infinite();
+            if let Some(value) = tensor.values.iter().find(large) {
+                let message = format!("holds {value}, beyond the range of float16 (65504); use bfloat16 or float32");
+                return Err(Error::tensor(&tensor.name, message));
+            }
+        }
         // The library writes through a temporary file that only its owner may read; a model is an ordinary file.
         let usual = File::create(&path).and_then(|f| f.metadata()).map_err(|e| Error::io("write", &path, e))?;
         let info = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -163,6 +171,29 @@ impl CheckpointWriter {
         }
         Ok(())
     }
+}
+
+/// Refuses a target that holds anything but the files of one model: replacing it would lose them.
+fn only_a_model(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    if !folder.is_dir() {
+        return Err(Error::file(folder, "is a file; give the name of a folder to be created"));
+    }
+    for entry in fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let known = ["config.json", "generation_config.json", "trainer.json", files::INDEX].contains(&name.as_str())
+            || name.ends_with(".safetensors")
+            || name.starts_with("tokenizer");
+        if !known || entry.path().is_dir() {
+            return Err(Error::file(
+                folder,
+                format!("holds {name}, which is not part of a model, so it is not replaced; give another folder"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Drop for CheckpointWriter {

@@ -27,7 +27,9 @@ pub(super) fn prepare<'a>(job: &'a TrainJob, quiet: bool) -> Result<Run<'a>> {
     let device = options.device.open()?;
     let source = Source::open(&job.data)?;
     let earlier = earlier(job)?;
+    check_memory(options)?;
     fs::create_dir_all(&job.out).map_err(|e| Error::io("create", &job.out, e))?;
+    let lock = Lock::take(&job.out)?;
     remove_leftovers(&job.out);
 
     let tokenizer = match &earlier {
@@ -67,12 +69,71 @@ pub(super) fn prepare<'a>(job: &'a TrainJob, quiet: bool) -> Result<Run<'a>> {
         log: Log::open(&job.out.join("train.jsonl"), step)?,
         progress: Progress::new(quiet),
         training: Duration::ZERO,
+        _lock: lock,
     })
+}
+
+/// Refuses what cannot fit before anything large is allocated: weights, gradients and two moments of each parameter,
+/// and of the activations at least the logits and each layer's widest parts.
+fn check_memory(options: &TrainOptions) -> Result<()> {
+    let config = options.model_config(options.vocab_size.max(256), None)?;
+    let parameters = parloop_model::tensors::parameters(&config) as f64;
+    let rows = options.batch as f64 * options.context as f64;
+    let wide = config.intermediate_size.max(config.query_width()) + config.hidden_size;
+    let layers = (config.num_hidden_layers * config.recipe.count) as f64;
+    let needed = 16.0 * parameters + 4.0 * rows * (2.0 * config.vocab_size as f64 + layers * 2.0 * wide as f64);
+    let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
+    });
+    match available.filter(|available| needed > *available) {
+        Some(available) => Err(Error::Config(format!(
+            "this run needs at least {:.1} GB of memory, and {:.1} GB are available: lower --hidden-size, --layers, \
+             --batch or --context",
+            needed / 1e9,
+            available / 1e9
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// One run at a time writes into a folder. The lock goes with the run, and with the process if that is killed.
+pub(super) struct Lock {
+    path: PathBuf,
+    _file: fs::File,
+}
+
+impl Lock {
+    fn take(out: &Path) -> Result<Self> {
+        let path = out.join("train.lock");
+        let file = fs::File::create(&path).map_err(|e| Error::io("create", &path, e))?;
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => {
+                let message = "a folder of its own: another run is writing there; wait for it or name another";
+                Err(Error::option("out", out.display(), message))
+            }
+            // Where the file system knows no locks, nothing is promised.
+            Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(Self { path, _file: file }),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A file that stays behind is not locked and does no harm.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// The checkpoint to continue from, if the job is to continue; refuses to write into another run's folder.
 fn earlier(job: &TrainJob) -> Result<Option<(PathBuf, State)>> {
     let newest = checkpoints(&job.out).pop();
+    if let Ok(Some(shown)) = parloop_model::checkpoint::newest_checkpoint(&job.out)
+        && newest.as_ref().is_none_or(|(_, folder)| *folder != shown)
+    {
+        let message = "it has no trainer.json, so it is not whole; remove it to go on from an earlier checkpoint";
+        return Err(Error::resume(&shown, message));
+    }
     match (job.resume, newest) {
         (true, Some((_, folder))) => State::read(&folder).map(|state| Some((folder, state))),
         (true, None) => Err(Error::resume(&job.out, "it holds no checkpoint; start the run without --resume")),

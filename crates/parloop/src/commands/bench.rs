@@ -12,7 +12,7 @@ use crate::args::Machine;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use parloop_engine::{Engine, Mode, Model, Sequence};
-use parloop_kernels::{WeightType, measure};
+use parloop_kernels::{KvType, WeightType, measure};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
 use report::{Format, Report, Row};
 use rounds::{Side, Work};
@@ -30,7 +30,10 @@ use std::sync::Arc;
   parloop bench mixed out/plt2 --tokens 512 --steps 128
 
 Shapes have random weights, so nobody needs a large file; --layers cuts them to what fits in memory.
-Things compared run interleaved; figures are medians, ratios are medians of the ratios within a round.")]
+Things compared run interleaved; figures are medians, ratios are medians of the ratios within a round.
+Columns: tests are tgN @ dD (N tokens decoded after D in the cache) and ppN (a prompt of N); 'of read' is the share of the
+read bandwidth measured beside it, 'of peak' of the inner instruction's peak; 'x one loop' is time against R = 1;
+'sequential/this' is the time of loop by loop against one pass.")]
 pub struct Bench {
     /// What to measure
     #[arg(value_enum)]
@@ -52,14 +55,17 @@ pub struct Bench {
     /// Weight types: f32, bf16, q8, q4; bf16 for shapes and the file's own for models if left out
     #[arg(long, value_delimiter = ',')]
     weights: Vec<WeightType>,
+    /// Type of keys and values: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    kv: KvType,
     /// Sequences decoded together
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: Vec<u16>,
     /// Tokens already in the cache when decoding
     #[arg(long, value_delimiter = ',', default_value = "0")]
     depth: Vec<u32>,
-    /// Tokens of a prompt (prefill and mixed)
-    #[arg(long, value_delimiter = ',', default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Tokens of a prompt (prefill and mixed); 512 if left out
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     tokens: Vec<u32>,
     /// Tokens decoded in a measurement; 1 for decode, 128 for mixed if left out
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -101,7 +107,7 @@ enum ModeName {
 
 /// The weights to be measured.
 enum Source {
-    Shape(ModelConfig),
+    Shape(Box<ModelConfig>),
     Checkpoint(Box<Checkpoint>),
 }
 
@@ -134,7 +140,7 @@ pub fn bench(args: &Bench) -> Result<()> {
 fn source(args: &Bench) -> Result<(String, Source)> {
     if let Some(shape) = &args.shape {
         let layers = args.layers.map(usize::from);
-        return Ok((shape.clone(), Source::Shape(shapes::named(shape, layers)?)));
+        return Ok((shape.clone(), Source::Shape(Box::new(shapes::named(shape, layers)?))));
     }
     ensure!(args.layers.is_none(), "--layers changes a --shape; a model has the layers it has");
     let checkpoint = super::checkpoint(&crate::args::Model { model: args.model.clone() })?;
@@ -149,7 +155,7 @@ fn check_memory(args: &Bench, config: &ModelConfig, loops: &[usize], kinds: &[Op
     let tokens =
         args.depth.iter().chain(&args.tokens).copied().max().unwrap_or(0) as usize + args.rounds as usize + 256;
     let recipe = recipe(config, most);
-    let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, tokens);
+    let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, args.kv, tokens);
     let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.modes.len();
     // The read test's buffer is as large as the weights of a pass.
     let needed = 2 * largest.unwrap_or(0) + sequence.saturating_mul(batch);
@@ -196,11 +202,12 @@ fn one_type(
 ) -> Result<Vec<Row>> {
     let threads = args.machine.threads()?;
     let base = match source {
-        Source::Shape(config) => Model::random(config.clone(), kind.unwrap_or(WeightType::Bf16))?,
+        Source::Shape(config) => Model::random(config.as_ref().clone(), kind.unwrap_or(WeightType::Bf16))?,
         Source::Checkpoint(checkpoint) => super::load(checkpoint, kind, threads)?,
     };
     let kind = base.weight_type();
     let mut engine = Engine::new(Arc::new(base.with_recipe(recipe(base.config(), 1))?), Some(threads))?;
+    engine.set_kv_type(args.kv);
     let peak = measure::peak(engine.projector(), kind);
     report.machine(&engine);
 
@@ -214,7 +221,7 @@ fn one_type(
                 bail!("--modes one-pass is not possible: {why}; measure it with --modes sequential");
             }
             for work in works(args)? {
-                sides.push(Side::new(model.clone(), mode, work)?);
+                sides.push(Side::new(model.clone(), mode, args.kv, work)?);
             }
         }
     }
@@ -246,6 +253,7 @@ fn works(args: &Bench) -> Result<Vec<Work>> {
     let steps = |default| args.steps.unwrap_or(default) as usize;
     match args.test {
         Test::Decode => {
+            ensure!(args.tokens.is_empty(), "--tokens belongs to `bench prefill` and `bench mixed`");
             for &batch in &args.batch {
                 for &depth in &args.depth {
                     works.push(Work {
@@ -261,7 +269,8 @@ fn works(args: &Bench) -> Result<Vec<Work>> {
         Test::Prefill | Test::Mixed => {
             ensure!(args.batch == [1] && args.depth == [0], "--batch and --depth belong to `bench decode`");
             let steps = if args.test == Test::Prefill { 0 } else { steps(128) };
-            works.extend(args.tokens.iter().map(|t| Work { batch: 1, depth: 0, prompt: *t as usize, steps, prefill }));
+            let tokens = if args.tokens.is_empty() { &[512][..] } else { &args.tokens };
+            works.extend(tokens.iter().map(|t| Work { batch: 1, depth: 0, prompt: *t as usize, steps, prefill }));
         }
     }
     (!works.is_empty()).then_some(works).context("nothing to measure")

@@ -9,9 +9,9 @@ use std::borrow::Cow;
 
 pub fn convert(args: &Convert) -> Result<()> {
     let checkpoint = checkpoint(&args.model)?;
-    if let (Some(from), true) = (checkpoint.path(), args.out.exists()) {
-        let same = std::fs::canonicalize(from)? == std::fs::canonicalize(&args.out)?;
-        ensure!(!same, "{} is the model itself: give another folder with --out", args.out.display());
+    if let (Some(from), true) = (checkpoint.path(), args.out.is_dir()) {
+        let (from, out) = (std::fs::canonicalize(from)?, std::fs::canonicalize(&args.out)?);
+        ensure!(!from.starts_with(&out), "{} is or holds the model itself: give another --out", args.out.display());
         ensure!(args.force, "{} exists already: give another folder, or --force to replace it", args.out.display());
     }
     let mut config = checkpoint.config().clone();

@@ -122,7 +122,8 @@ fn compare(engine: &mut Engine, prompt: &[u32], text: &[u32], out: &mut impl Wri
     let tokens = sides[0].sequence.len();
     let per_loop = ModelConfig { recipe: Recipe::vanilla_loop(config.recipe.count), ..config.clone() };
     let plain = ModelConfig { recipe: Recipe::vanilla(), ..config.clone() };
-    let kv = |c: &ModelConfig| bytes(Sequence::bytes_at(c, tokens));
+    let kind = engine.kv_type();
+    let kv = |c: &ModelConfig| bytes(Sequence::bytes_at(c, kind, tokens));
     writeln!(
         out,
         "The same {} tokens decoded both ways, step by step in turn ({} threads, {}):\n",

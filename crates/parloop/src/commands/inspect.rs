@@ -4,22 +4,22 @@ use super::{bytes, checkpoint};
 use crate::args::Inspect;
 use anyhow::Result;
 use parloop::builtin;
-use parloop_engine::{Sequence, sequence::KV_BYTES};
+use parloop_engine::{Sequence, sequence::kv_bytes};
+use parloop_kernels::KvType;
 use parloop_model::{Checkpoint, ModelConfig, tensors};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 pub fn inspect(args: &Inspect) -> Result<()> {
     let checkpoint = checkpoint(&args.model)?;
-    let context = args.context.unwrap_or(checkpoint.config().max_position_embeddings);
-    let text = if args.json { json(&checkpoint, context)? } else { describe(&checkpoint, context)? };
+    let context = args.context.map_or(checkpoint.config().max_position_embeddings, |n| n as usize);
+    let text = if args.json { json(&checkpoint, args.kv, context)? } else { describe(&checkpoint, args.kv, context)? };
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }
 
 /// K/V and carried vectors of a sequence, and of the same model with one loop.
-fn memory(config: &ModelConfig, tokens: usize) -> (usize, usize) {
-    let plain = 2 * config.kv_width() * config.num_hidden_layers * KV_BYTES * tokens;
-    (Sequence::bytes_at(config, tokens), plain)
+fn memory(config: &ModelConfig, kind: KvType, tokens: usize) -> (usize, usize) {
+    (Sequence::bytes_at(config, kind, tokens), kv_bytes(config, kind) * tokens)
 }
 
 fn weights(checkpoint: &Checkpoint) -> Result<usize> {
@@ -28,7 +28,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<usize> {
     sizes.map(|s| s.iter().sum()).map_err(|e: parloop_model::Error| e.into())
 }
 
-fn describe(checkpoint: &Checkpoint, context: usize) -> Result<String> {
+fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<String> {
     let c = checkpoint.config();
     let mut text = String::new();
     let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
@@ -57,9 +57,8 @@ fn describe(checkpoint: &Checkpoint, context: usize) -> Result<String> {
     writeln!(text, "  tokenizer   {tokenizer}")?;
     writeln!(text, "  parameters  {}", grouped(tensors::parameters(c)))?;
     writeln!(text, "  weights     {}", bytes(weights(checkpoint)?))?;
-    let position = 2 * c.kv_width() * c.num_hidden_layers * KV_BYTES;
-    writeln!(text, "  K/V         {} a token in loop 1's cache (f32)", bytes(position))?;
-    let (all, plain) = memory(c, context);
+    writeln!(text, "  K/V         {} a token in loop 1's cache ({})", bytes(kv_bytes(c, kind)), kind.name())?;
+    let (all, plain) = memory(c, kind, context);
     let more = 100.0 * (all as f64 / plain as f64 - 1.0);
     writeln!(
         text,
@@ -75,9 +74,9 @@ fn describe(checkpoint: &Checkpoint, context: usize) -> Result<String> {
     Ok(text)
 }
 
-fn json(checkpoint: &Checkpoint, context: usize) -> Result<String> {
+fn json(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<String> {
     let c = checkpoint.config();
-    let (all, plain) = memory(c, context);
+    let (all, plain) = memory(c, kind, context);
     let list: Result<Vec<serde_json::Value>, parloop_model::Error> = tensors::expected(c)
         .iter()
         .map(|s| {
@@ -91,7 +90,7 @@ fn json(checkpoint: &Checkpoint, context: usize) -> Result<String> {
         "one_pass": c.recipe.one_pass(),
         "parameters": tensors::parameters(c),
         "weight_bytes": weights(checkpoint)?,
-        "kv_bytes_per_token": 2 * c.kv_width() * c.num_hidden_layers * KV_BYTES,
+        "kv_bytes_per_token": kv_bytes(c, kind),
         "context": context,
         "state_bytes": all,
         "state_bytes_of_one_loop": plain,

@@ -2,7 +2,7 @@
 
 use super::{checkpoint, engine, print_profile, tokenizer, utf8};
 use crate::args::Run;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use parloop_engine::generate::Finish;
 use parloop_engine::{Generation, Mode, Prefill, generate};
 use std::io::{IsTerminal, Read, Write};
@@ -20,11 +20,12 @@ pub fn run(args: &Run) -> Result<()> {
     let options = Generation {
         tokens: args.tokens,
         sampling: (&args.sampling).into(),
-        prefill: Prefill { chunk: args.chunk, ..Prefill::default() },
+        prefill: Prefill { chunk: args.chunk as usize, ..Prefill::default() },
         mode: args.mode.into(),
         ignore_end: args.ignore_eos,
     };
     options.sampling.validate()?;
+    checkpoint.config().check_tokens(&ids).context("the prompt cannot be used")?;
     if let (Some(Mode::OnePass), Some(reason)) = (options.mode, checkpoint.config().recipe.why_not_one_pass()) {
         bail!("--mode one-pass is not possible: {reason}");
     }
@@ -67,7 +68,7 @@ pub fn run(args: &Run) -> Result<()> {
         };
         let speed = if count > 1 { format!("{:.1} tokens/s", f64::from(count - 1) / rest) } else { "-".into() };
         eprintln!(
-            "[{} prompt tokens in {:.0} ms; {count} tokens at {speed}; {} x {mode}; {} threads, {}{why}]",
+            "[prompt of {} in {:.0} ms; {count} tokens at {speed}; {} x {mode}; {} threads, {}{why}]",
             ids.len(),
             first * 1e3,
             recipe.count,

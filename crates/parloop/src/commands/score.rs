@@ -2,7 +2,7 @@
 
 use super::{checkpoint, engine, print_profile, read_text, tokenizer};
 use crate::args::{PassesArg, Score as Args};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use parloop_engine::{Score, score as engine_score};
 use parloop_model::reference::Reference;
 use serde::Serialize;
@@ -28,6 +28,7 @@ pub fn score(args: &Args) -> Result<()> {
     checkpoint.config().check_tokens(&tokens)?;
     let result = match args.passes {
         PassesArg::Reference => {
+            ensure!(args.weights.weights.is_none(), "--weights is not used with --passes reference: leave it out");
             let mut result = Score::default();
             let output = Reference::new(&checkpoint)?.forward(&tokens)?;
             output.logits.iter().enumerate().for_each(|(t, l)| result.take(&tokens, t, l, args.logits));

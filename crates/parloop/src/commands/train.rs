@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Train a looped transformer on a text
 ///
 /// Writes checkpoints `OUT/checkpoint-N` that `parloop run OUT` loads, and a log `OUT/train.jsonl`. Ctrl-C saves a
-/// checkpoint and ends; `--resume` goes on from there and gives the same weights as a run that was never stopped.
+/// checkpoint after the current step and ends with exit code 130; `--resume` goes on from there and gives the same weights as a run that was never stopped.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   parloop train --data book.txt --out out/plt2                       a PLT-2 of 0.8M parameters, some minutes
@@ -143,22 +143,24 @@ pub fn train(args: &Train) -> Result<()> {
     let sampler = Box::new(move |snapshot: &Snapshot<'_>| sample(snapshot, seed).ok());
     let mut hooks = Hooks { stop: &stop, sampler: Some(sampler), quiet: args.quiet };
     let summary = run(&job, &mut hooks)?;
-    if !args.quiet {
+    if summary.tokens_per_second == 0.0 && !summary.stopped {
+        eprintln!("nothing to do: {} is at its last step; give a larger --steps to go on", args.out.display());
+    } else if !args.quiet {
         let validation = summary.validation.map_or(String::new(), |v| {
             format!("; validation loss {:.4} nats per token, {:.4} bits per byte", v.nats_per_token, v.bits_per_byte)
         });
-        let speed = summary.tokens as f64 / summary.seconds.max(1e-9);
         eprintln!(
-            "{} after step {}: loss {:.4}{validation}; {} tokens seen, {speed:.0} tokens/s",
+            "{} after step {}: loss {:.4}{validation}; {} tokens seen, {:.0} tokens/s",
             if summary.stopped { "stopped" } else { "done" },
             summary.step,
             summary.loss,
-            summary.tokens
+            summary.tokens,
+            summary.tokens_per_second
         );
         let again = if summary.stopped { "go on with the same command and --resume, or try it: " } else { "try it: " };
         eprintln!("saved {}; {again}parloop run {} -p 'Once'", summary.checkpoint.display(), args.out.display());
     }
-    if summary.stopped { Err(anyhow!("stopped before the last step; the checkpoint is saved")) } else { Ok(()) }
+    if summary.stopped { Err(super::Interrupted.into()) } else { Ok(()) }
 }
 
 /// Options from preset, file (or the run to be resumed) and flags, the later ones winning.

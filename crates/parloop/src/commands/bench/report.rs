@@ -24,6 +24,9 @@ pub struct Row {
     weights: &'static str,
     /// Bytes of weights read in a pass.
     bytes: usize,
+    kv: &'static str,
+    /// Bytes of K/V and carried vectors of the sequences at this depth (prompt and steps for prefill).
+    state_bytes: usize,
     loops: usize,
     mode: &'static str,
     batch: usize,
@@ -106,7 +109,7 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
     let loops = c.recipe.count;
     let passes = if side.mode == Mode::OnePass { 1 } else { loops };
     let bytes = side.model.bytes_per_pass();
-    let kv = 2 * c.kv_width() * c.num_hidden_layers * parloop_engine::sequence::KV_BYTES;
+    let kv = parloop_engine::sequence::kv_bytes(c, side.kv);
     let read = work.steps * (passes * bytes + work.batch * work.depth * kv);
     let seconds = median(side.times.iter().copied());
     let rates: Vec<f64> = side.times.iter().map(|t| work.tokens() as f64 / t).collect();
@@ -125,6 +128,8 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
         test: work.name(),
         weights: about.kind.name(),
         bytes,
+        kv: side.kv.name(),
+        state_bytes: work.batch * parloop_engine::Sequence::bytes_at(c, side.kv, work.depth + work.prompt + work.steps),
         loops,
         mode: if side.mode == Mode::OnePass { "one-pass" } else { "sequential" },
         batch: work.batch,

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use parloop_engine::{Engine, Mode, Model, Prefill, Sequence};
+use parloop_kernels::KvType;
 use parloop_kernels::measure::ReadTest;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +46,7 @@ const CACHED: usize = 256 << 20;
 pub struct Side {
     pub model: Arc<Model>,
     pub mode: Mode,
+    pub kv: KvType,
     pub work: Work,
     sequences: Vec<Sequence>,
     /// Seconds of each round.
@@ -52,9 +54,9 @@ pub struct Side {
 }
 
 impl Side {
-    pub fn new(model: Arc<Model>, mode: Mode, work: Work) -> Result<Self> {
-        let one = Sequence::for_measurement(model.config(), work.depth)?;
-        Ok(Self { sequences: vec![one; work.batch], model, mode, work, times: Vec::new() })
+    pub fn new(model: Arc<Model>, mode: Mode, kv: KvType, work: Work) -> Result<Self> {
+        let one = Sequence::for_measurement(model.config(), kv, work.depth)?;
+        Ok(Self { sequences: vec![one; work.batch], model, mode, kv, work, times: Vec::new() })
     }
 
     /// One measurement; seconds.
