@@ -245,6 +245,11 @@ impl Model {
         self.layers.iter().map(layer).sum::<usize>() + size(&self.head)
     }
 
+    /// Bytes of the head's weights.
+    pub fn head_bytes(&self) -> usize {
+        self.head.bytes()
+    }
+
     /// Bytes of weights that one pass over the layers and the head reads.
     pub fn bytes_per_pass(&self) -> usize {
         let layer = |l: &Layer| {

@@ -157,8 +157,7 @@ fn check_memory(args: &Bench, config: &ModelConfig, loops: &[usize], kinds: &[Op
     let recipe = recipe(config, most);
     let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, args.kv, tokens);
     let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.modes.len();
-    // The read test's buffer is as large as the weights of a pass.
-    let needed = 2 * largest.unwrap_or(0) + sequence.saturating_mul(batch);
+    let needed = largest.unwrap_or(0) + rounds::READ_BYTES + sequence.saturating_mul(batch);
     let Some(available) = available_memory() else { return Ok(()) };
     ensure!(
         needed <= available,

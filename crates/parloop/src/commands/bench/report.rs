@@ -108,16 +108,17 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
         .map(|s| median(ratios(s, false)));
     let loops = c.recipe.count;
     let passes = if side.mode == Mode::OnePass { 1 } else { loops };
-    let bytes = side.model.bytes_per_pass();
+    // Loop by loop, the layers are read once a loop, the head once.
+    let (bytes, head) = (side.model.bytes_per_pass(), side.model.head_bytes());
     let kv = parloop_engine::sequence::kv_bytes(c, side.kv);
-    let read = work.steps * (passes * bytes + work.batch * work.depth * kv);
+    let read = work.steps * (passes * (bytes - head) + head + work.batch * work.depth * kv);
     let seconds = median(side.times.iter().copied());
     let rates: Vec<f64> = side.times.iter().map(|t| work.tokens() as f64 / t).collect();
     let mean = rates.iter().sum::<f64>() / rates.len() as f64;
     let sd = (rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / rates.len() as f64).sqrt();
     let decode = work.prompt == 0;
     let share = median(side.times.iter().zip(about.reads).map(|(t, read_rate)| read as f64 / t / read_rate));
-    // The head runs for the last token of a prompt only.
+    // The head runs for the last token of a prompt only, and for the last loop only.
     let matrices = side.model.matrix_weights() as f64;
     let head = (c.vocab_size * c.hidden_size) as f64;
     let rows = (work.batch * (work.prompt + work.steps) * loops) as f64;

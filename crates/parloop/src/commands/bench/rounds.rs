@@ -7,6 +7,9 @@ use parloop_kernels::measure::ReadTest;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Bytes of the bandwidth test's buffer at most: beyond a gigabyte nothing changes.
+pub const READ_BYTES: usize = 1 << 30;
+
 /// What one measurement does.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -87,8 +90,7 @@ impl Side {
 
 /// Measures every side once a round, and the read bandwidth (bytes a second) beside them.
 pub fn run(engine: &mut Engine, sides: &mut [Side], bytes: usize, rounds: usize) -> Result<Vec<f64>> {
-    // At least what no cache holds; at most a gigabyte, beyond which nothing changes.
-    let read = ReadTest::new(bytes.clamp(64 << 20, 1 << 30))?;
+    let read = ReadTest::new(bytes.clamp(64 << 20, READ_BYTES))?;
     let mut reads = Vec::new();
     // The first round warms up and does not count.
     for round in 0..=rounds {
