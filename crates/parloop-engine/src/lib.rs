@@ -1,6 +1,6 @@
 //! The engine: everything it computes is a **row**.
 //!
-//! A row is one (sequence, loop r, position t). A [pass](pass) takes a batch of rows and pushes it through the N
+//! A row is one (sequence, loop r, position t). A *pass* takes a batch of rows and pushes it through the N
 //! shared layers once; what the rows share is the weights. In each layer every row is normed and projected, rows that
 //! have keys of their own write them, every row attends, and the feed-forward follows. So decode, prefill, batching
 //! and scoring are one code path, and "parallel" is not a mode but the shape of the batch:

@@ -3,7 +3,7 @@
 //! **Truncated later loops.** With shared K/V and a window, a later loop sees its own states only `left` positions
 //! back per layer. If only the last logits and a valid decode state are wanted, loop R needs outputs from the last
 //! position on, hence inputs to layer n (0-based) from `(N - n) * left` positions before it; and an earlier loop's
-//! outputs are needed from one position (the shift) before the next loop's first input. [`Starts`] is that rule; the
+//! outputs are needed from one position (the shift) before the next loop's first input. `Starts` is that rule; the
 //! result is exact, bit for bit.
 
 use crate::pass::Row;

@@ -12,7 +12,7 @@
 //! | [`quant`] | blocks of 32 weights in 8 or 4 bits |
 //! | [`project`] | norm, matrix products, residual or SwiGLU, in one call |
 //! | [`kv`] | keys and values in tiles of 16 positions: growing caches and rings |
-//! | [`attend`] | attention of many rows over cache and window, with the gate |
+//! | [`mod@attend`] | attention of many rows over cache and window, with the gate |
 //! | [`memory`] | huge pages for weights |
 //! | [`measure`] | the machine's read bandwidth and peak arithmetic |
 //! | [`profile`] | where the time of a run goes |

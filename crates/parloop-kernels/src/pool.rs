@@ -2,7 +2,7 @@
 //!
 //! A decode step makes dozens of calls of a few microseconds each, so starting a call must cost well under one:
 //! workers spin for the next call for a while and only then park. Tasks are taken from a shared counter; the caller
-//! takes part, and returns when the tasks are done and every worker that joined has left ([`gate`]). A worker whose
+//! takes part, and returns when the tasks are done and every worker that joined has left (`gate`). A worker whose
 //! core was taken away before it joined is not waited for.
 
 mod gate;

@@ -1,7 +1,7 @@
 //! Between the module's parameters and the checkpoint's tensors.
 //!
 //! A parameter holds one tensor of the checkpoint, or several side by side (q/k/v, gate/up); matrices are transposed.
-//! [`slots`] says which, in the order in which Burn visits the module, so that weights, gradients and optimiser
+//! `slots` says which, in the order in which Burn visits the module, so that weights, gradients and optimiser
 //! moments all travel by the same table.
 
 use crate::block::{Block, Gate};
