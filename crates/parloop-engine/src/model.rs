@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
+use parloop_kernels::weights::WeightsError;
 use parloop_kernels::{Pool, WeightType, Weights};
 use parloop_model::{Checkpoint, DType, GateKind, ModelConfig, Tokenizer, tensors};
 use std::sync::Arc;
@@ -69,7 +70,16 @@ impl Model {
         progress: LoadProgress<'_>,
     ) -> Result<Self> {
         let config = checkpoint.config().clone();
-        let vector = |name: &str| -> Result<Vec<f32>> { Ok(checkpoint.tensor(name)?.to_f32()) };
+        let vector = |name: &str| -> Result<Vec<f32>> {
+            let values = checkpoint.tensor(name)?.to_f32();
+            match values.iter().position(|v| !v.is_finite()) {
+                None => Ok(values),
+                Some(index) => Err(Error::Weights {
+                    name: name.into(),
+                    source: WeightsError::NotFinite { row: 0, index, value: values[index] },
+                }),
+            }
+        };
         let in_place = |name: &str| -> Result<Weights> {
             let tensor = checkpoint.tensor(name)?;
             let (outputs, inputs) = (tensor.shape[0], tensor.shape.get(1).copied().unwrap_or(1));
@@ -87,7 +97,11 @@ impl Model {
         let mut matrix = |name: &str| -> Result<Weights> {
             let weights = in_place(name)?;
             let weights = match kind {
-                None => weights,
+                None => {
+                    let checked = weights.check_finite(pool);
+                    checked.map_err(|source| Error::Weights { name: name.into(), source })?;
+                    weights
+                }
                 Some(kind) => {
                     weights.convert(kind, pool).map_err(|source| Error::Weights { name: name.into(), source })?
                 }
@@ -152,7 +166,7 @@ impl Model {
         if let (Some(_), Some(inputs)) = (kind.bits(), [d, ff, q].into_iter().find(|n| !n.is_multiple_of(32))) {
             return Err(Error::Weights {
                 name: "of the random model".into(),
-                source: parloop_kernels::weights::WeightsError::Blocks { kind: kind.name(), inputs },
+                source: WeightsError::Blocks { kind: kind.name(), inputs },
             });
         }
         let gate = |n: u64, local: parloop_model::Local| -> std::io::Result<Gate> {

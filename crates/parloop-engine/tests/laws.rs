@@ -3,7 +3,7 @@
 //! one pass = sequential = whole = chunked; batched = alone; truncated prefill = full, and one row fewer is not.
 
 use parloop_engine::{Engine, Mode, Model, Passes, Prefill, Sequence, score};
-use parloop_kernels::Isa;
+use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::reference::Reference;
 use parloop_model::{GateKind, KvMode, Local, ModelConfig, Recipe};
 use parloop_testing::{Rng, assert_close, checkpoint, config, config_with};
@@ -48,6 +48,38 @@ fn prefilled(engine: &mut Engine, prompt: &[u32], options: Prefill, steps: usize
     let mut sequence = engine.sequence();
     let first = engine.prefill(&mut sequence, prompt, &options).unwrap().to_vec();
     continuation(engine, &mut sequence, &first, steps)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_weight_type_on_every_instruction_set_gives_the_same_bits_in_every_way_to_pass(seed: u64) {
+        let rng = &mut Rng(seed);
+        let mut config = config(rng);
+        (config.hidden_size, config.intermediate_size) = (32 * rng.range(1, 3), 32 * rng.range(1, 3));
+        (config.head_dim, config.num_attention_heads, config.num_key_value_heads) = (16, 4, 2);
+        let source = checkpoint(&config, rng);
+        let ids = { let n = length(rng, &config); tokens(rng, &config, n) };
+        for kind in WeightType::ALL {
+            let model = Arc::new(Model::load(&source, Some(kind), &mut Pool::new(1), &mut |_, _| ()).unwrap());
+            for isa in Isa::available() {
+                let mut first: Option<Vec<Vec<f32>>> = None;
+                for (threads, passes) in [
+                    (1, Passes::Whole), (3, Passes::Whole), (2, Passes::Sequential), (2, Passes::Chunked(7)), (2, Passes::One),
+                ] {
+                    if passes == Passes::One && !config.recipe.one_pass() {
+                        continue;
+                    }
+                    let mut engine = Engine::with_isa(model.clone(), threads, isa);
+                    engine.set_kv_type(if seed.is_multiple_of(2) { KvType::F32 } else { KvType::Bf16 });
+                    let logits = score(&mut engine, &ids, passes, true, None).unwrap().logits;
+                    let first = first.get_or_insert_with(|| logits.clone());
+                    prop_assert!(*first == logits, "{kind:?} {isa:?} {passes:?} {:?}", config.recipe);
+                }
+            }
+        }
+    }
 }
 
 proptest! {

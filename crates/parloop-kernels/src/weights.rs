@@ -226,6 +226,45 @@ impl Weights {
         Ok(())
     }
 
+    /// Looks through every weight of a dense matrix with all threads, at about the speed of reading it.
+    ///
+    /// # Errors
+    /// A weight is infinite or not a number; the first of some row is named.
+    pub fn check_finite(&self, pool: &mut Pool) -> Result<(), WeightsError> {
+        /// Rows of a task.
+        const ROWS: usize = 64;
+        let bad = std::sync::atomic::AtomicUsize::new(usize::MAX);
+        let (size, data) = (self.kind.row_bytes(self.inputs), self.data());
+        if self.kind.bits().is_some() {
+            return Ok(());
+        }
+        pool.run(self.outputs.div_ceil(ROWS), |task| {
+            let end = ((task + 1) * ROWS).min(self.outputs);
+            let part = &data[task * ROWS * size..end * size];
+            // An exponent of all ones is an infinity or no number. Folding keeps the loop free of branches.
+            let found = match self.kind {
+                WeightType::F32 => part.chunks_exact(4).fold(false, |bad, b| {
+                    bad | (u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7F80_0000 == 0x7F80_0000)
+                }),
+                _ => part
+                    .chunks_exact(2)
+                    .fold(false, |bad, b| bad | (u16::from_le_bytes([b[0], b[1]]) & 0x7F80 == 0x7F80)),
+            };
+            if found {
+                bad.fetch_min(task * ROWS, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        let first = bad.into_inner();
+        let mut values = vec![0.0; self.inputs];
+        for row in first..self.outputs {
+            self.row(row, &mut values);
+            if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+                return Err(WeightsError::NotFinite { row, index, value: values[index] });
+            }
+        }
+        Ok(())
+    }
+
     /// A matrix of pseudo-random weights of about the size trained ones have, made quickly: for measurements only.
     ///
     /// # Errors

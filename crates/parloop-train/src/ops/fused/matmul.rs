@@ -182,25 +182,4 @@ mod tests {
             check(&dw, n, &|r, c| sum(rows, &|j| x[j * k + r] * dy[j * n + c]));
         }
     }
-
-    /// `cargo test --release -p parloop-train -- --ignored --nocapture linear_speed`
-    #[test]
-    #[ignore = "a measurement"]
-    fn linear_speed() {
-        let rows = 4096;
-        for (k, n) in [(192, 1024), (512, 192), (1024, 192), (192, 320)] {
-            let (x, w, dy) = (vec![1.0; rows * k], vec![1.0; k * n], vec![1.0; rows * n]);
-            let best = |name: &str, f: &dyn Fn()| {
-                let time = |_| {
-                    let start = std::time::Instant::now();
-                    f();
-                    start.elapsed().as_secs_f64()
-                };
-                let least = (0..30).map(time).fold(f64::MAX, f64::min);
-                println!("{name} {k} x {n}: {:.0} GFLOP/s", 2e-9 * (rows * n * k) as f64 / least);
-            };
-            best("times", &|| drop(times(&x, &Panels::of(&w, k, n))));
-            best("outer", &|| drop(outer(&x, k, &dy, n)));
-        }
-    }
 }

@@ -298,25 +298,4 @@ mod tests {
             }
         }
     }
-
-    /// `cargo test --release -p parloop-train -- --ignored --nocapture product_speed`
-    #[test]
-    #[ignore = "a measurement"]
-    fn product_speed() {
-        let (m, k) = (128, 192);
-        let a = vec![1.0; m * k];
-        let b = vec![1.0; m.max(k) * TILE];
-        let mut c = vec![0.0; m.max(k) * TILE];
-        let mut best = |name: &str, m: usize, k: usize, left: Left<'_>, ldc: usize| {
-            let seconds = (0..2000).map(|_| {
-                let start = std::time::Instant::now();
-                Product { m, n: TILE, k, left, b: &b, ldb: TILE, c: &mut c, ldc, add: false }.run();
-                start.elapsed().as_secs_f64()
-            });
-            let least = seconds.fold(f64::MAX, f64::min);
-            println!("{name}: {:.0} GFLOP/s", 2e-9 * (m * TILE * k) as f64 / least);
-        };
-        best("plain", m, k, Left::Plain(&a, k), TILE);
-        best("transposed", k, m, Left::Transposed(&a, k), TILE);
-    }
 }
