@@ -83,5 +83,6 @@ impl Sequence {
 
 /// Bytes of keys and values of one position in one loop.
 pub fn kv_bytes(config: &ModelConfig, kind: KvType) -> usize {
-    2 * config.kv_width() * config.num_hidden_layers * kind.size()
+    let position = config.kv_width() * kind.size() + config.num_key_value_heads * kind.scale_size();
+    2 * position * config.num_hidden_layers
 }

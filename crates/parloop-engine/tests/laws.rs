@@ -72,7 +72,7 @@ proptest! {
                         continue;
                     }
                     let mut engine = Engine::with_isa(model.clone(), threads, isa);
-                    engine.set_kv_type(if seed.is_multiple_of(2) { KvType::F32 } else { KvType::Bf16 });
+                    engine.set_kv_type([KvType::F32, KvType::Bf16, KvType::Q8][(seed % 3) as usize]);
                     let logits = score(&mut engine, &ids, passes, true, None).unwrap().logits;
                     let first = first.get_or_insert_with(|| logits.clone());
                     prop_assert!(*first == logits, "{kind:?} {isa:?} {passes:?} {:?}", config.recipe);

@@ -213,6 +213,7 @@ unsafe fn branch<S: Simd>(
         match rows[0].branch(local).kv.kind() {
             KvType::F32 => branch_of::<S, f32>(task, q, rows, local, o, space),
             KvType::Bf16 => branch_of::<S, u16>(task, q, rows, local, o, space),
+            KvType::Q8 => branch_of::<S, i8>(task, q, rows, local, o, space),
         }
     }
 }
@@ -243,17 +244,17 @@ unsafe fn branch_of<S: Simd, E: Element>(
         // SAFETY: the instruction set is the caller's promise; slices below cover every pointer used.
         unsafe {
             for tile in low / TILE..=high / TILE {
-                let keys = kv.keys::<E>(tile, task.head);
+                let (keys, scales) = (kv.keys::<E>(tile, task.head), kv.scales(tile, task.head));
                 let to = (tile * TILE) % BLOCK;
                 let mut i = 0;
                 while i < queries {
                     let (q, s) = (q[i * dim..].as_ptr(), space.scores[i * BLOCK + to..].as_mut_ptr());
                     i += match queries - i {
-                        1 => scores::<S, E, 1>(q, dim, keys, s),
-                        2 => scores::<S, E, 2>(q, dim, keys, s),
-                        3 => scores::<S, E, 3>(q, dim, keys, s),
-                        4 | 5 => scores::<S, E, 4>(q, dim, keys, s),
-                        _ => scores::<S, E, 6>(q, dim, keys, s),
+                        1 => scores::<S, E, 1>(q, dim, keys, scales, s),
+                        2 => scores::<S, E, 2>(q, dim, keys, scales, s),
+                        3 => scores::<S, E, 3>(q, dim, keys, scales, s),
+                        4 | 5 => scores::<S, E, 4>(q, dim, keys, scales, s),
+                        _ => scores::<S, E, 6>(q, dim, keys, scales, s),
                     };
                 }
             }
@@ -314,7 +315,13 @@ unsafe fn lanes<S: Simd>(sums: &[f32]) -> f32 {
 
 /// Scores of Q queries (`[Q][dim]`, already scaled) against the 16 keys of a tile, into rows BLOCK apart. Returns Q.
 #[inline(always)]
-unsafe fn scores<S: Simd, E: Element, const Q: usize>(q: *const f32, dim: usize, keys: &[E], s: *mut f32) -> usize {
+unsafe fn scores<S: Simd, E: Element, const Q: usize>(
+    q: *const f32,
+    dim: usize,
+    keys: &[E],
+    scales: &[f32],
+    s: *mut f32,
+) -> usize {
     let mut lane = 0;
     while lane < TILE {
         // SAFETY: `keys` is [dim][16]; `q` holds Q x dim floats; `s` has 16 floats in each of Q rows.
@@ -327,6 +334,9 @@ unsafe fn scores<S: Simd, E: Element, const Q: usize>(q: *const f32, dim: usize,
                 }
             }
             for i in 0..Q {
+                if E::SCALED {
+                    acc[i] = S::mul(acc[i], S::load(scales[lane..lane + S::LANES].as_ptr()));
+                }
                 S::store(s.add(i * BLOCK + lane), acc[i]);
             }
         }
@@ -398,12 +408,17 @@ unsafe fn values<S: Simd, E: Element, const Q: usize>(mix: &Mix<'_>) -> usize {
             let mut position = mix.low;
             while position <= mix.high {
                 let tile = mix.kv.values::<E>(position / TILE, mix.head).as_ptr();
+                let scales = mix.kv.scales(position / TILE, mix.head);
                 let end = (position / TILE * TILE + TILE - 1).min(mix.high);
                 while position <= end {
                     let row = tile.add(position % TILE * mix.padded + d);
                     let v = [E::load::<S>(row), E::load::<S>(row.add(second::<S>(mix, d)))];
                     for i in 0..Q {
-                        let p = S::splat(*mix.p.add(i * BLOCK + position % BLOCK));
+                        let mut p = *mix.p.add(i * BLOCK + position % BLOCK);
+                        if E::SCALED {
+                            p *= scales[TILE + position % TILE];
+                        }
+                        let p = S::splat(p);
                         acc[i][0] = S::fma(p, v[0], acc[i][0]);
                         acc[i][1] = S::fma(p, v[1], acc[i][1]);
                     }

@@ -5,7 +5,7 @@
 //! positions that are multiples of 16, in caches and rings alike, so that a row reduces over the same tiles in the
 //! same order wherever its keys are kept.
 
-use crate::simd::{Simd, bf16_to_f32, f32_to_bf16};
+use crate::simd::{Simd, f32_to_bf16};
 
 /// Element type of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,17 +15,32 @@ pub enum KvType {
     F32,
     /// 2 bytes a number: half the memory and half the reading of long contexts.
     Bf16,
+    /// 1 byte a number, and a scale for each head of each position.
+    Q8,
 }
 
 impl KvType {
     /// Bytes of an element.
     pub fn size(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Q8 => 1,
+        }
+    }
+
+    /// Bytes of the scale of one head of one position's key (or value).
+    pub fn scale_size(self) -> usize {
+        if self == Self::Q8 { 4 } else { 0 }
     }
 
     /// The name as flags and tables show it.
     pub fn name(self) -> &'static str {
-        if self == Self::F32 { "f32" } else { "bf16" }
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+        }
     }
 }
 
@@ -35,13 +50,16 @@ impl std::str::FromStr for KvType {
         match text {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("\"{text}\" is not a type of keys and values; expected f32 or bf16")),
+            "q8" => Ok(Self::Q8),
+            _ => Err(format!("\"{text}\" is not a type of keys and values; expected f32, bf16 or q8")),
         }
     }
 }
 
 /// An element as it is stored.
 pub(crate) trait Element: Copy + Default + 'static {
+    /// Whether elements must be multiplied by their position's scale.
+    const SCALED: bool = false;
     /// The elements of a block of this type.
     fn of(block: &Block) -> &[Self];
     /// Loads as many elements as a vector has lanes, as f32.
@@ -56,7 +74,7 @@ impl Element for f32 {
     fn of(block: &Block) -> &[Self] {
         match block {
             Block::F32(values) => values,
-            Block::Bf16(_) => &[],
+            _ => &[],
         }
     }
     #[inline(always)]
@@ -71,7 +89,7 @@ impl Element for u16 {
     fn of(block: &Block) -> &[Self] {
         match block {
             Block::Bf16(values) => values,
-            Block::F32(_) => &[],
+            _ => &[],
         }
     }
     #[inline(always)]
@@ -81,39 +99,91 @@ impl Element for u16 {
     }
 }
 
+impl Element for i8 {
+    const SCALED: bool = true;
+    #[inline(always)]
+    fn of(block: &Block) -> &[Self] {
+        match block {
+            Block::Q8(values, _) => values,
+            _ => &[],
+        }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_i8_as_f32(p) }
+    }
+}
+
 /// Some tiles in one piece of memory.
 #[derive(Clone, Debug)]
 pub(crate) enum Block {
     F32(Box<[f32]>),
     Bf16(Box<[u16]>),
+    /// Numbers, and scales: `[heads][tiles of the block][keys, values][16]`.
+    Q8(Box<[i8]>, Box<[f32]>),
 }
 
 impl Block {
-    fn new(kind: KvType, len: usize) -> Self {
+    fn new(kind: KvType, len: usize, scales: usize) -> Self {
         match kind {
+            KvType::Q8 => Self::Q8(vec![0; len].into(), vec![0.0; scales].into()),
             KvType::F32 => Self::F32(vec![0.0; len].into()),
             KvType::Bf16 => Self::Bf16(vec![0; len].into()),
         }
     }
 
-    fn set(&mut self, i: usize, value: f32) {
+    /// Stores the numbers of one head of one position at `first`, `first + step`, ...; `scale` is where their scale
+    /// goes.
+    fn store(&mut self, values: &[f32], first: usize, step: usize, scale: usize) {
+        let places = (first..).step_by(step);
         match self {
-            Self::F32(values) => values[i] = value,
-            Self::Bf16(values) => values[i] = f32_to_bf16(value),
+            Self::F32(block) => values.iter().zip(places).for_each(|(v, i)| block[i] = *v),
+            Self::Bf16(block) => values.iter().zip(places).for_each(|(v, i)| block[i] = f32_to_bf16(*v)),
+            Self::Q8(block, scales) => {
+                let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
+                values.iter().zip(places).for_each(|(v, i)| block[i] = (v * inverse).round_ties_even() as i8);
+                scales[scale] = most / 127.0;
+            }
         }
     }
 
-    fn get(&self, i: usize) -> f32 {
-        match self {
-            Self::F32(values) => values[i],
-            Self::Bf16(values) => bf16_to_f32(values[i]),
+    /// Copies `len` numbers as they are stored.
+    fn copy(&mut self, to: usize, other: &Self, from: usize, len: usize) {
+        match (self, other) {
+            (Self::F32(a), Self::F32(b)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
+            (Self::Bf16(a), Self::Bf16(b)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
+            (Self::Q8(a, _), Self::Q8(b, _)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
+            // Blocks of one ring are of one type.
+            _ => {}
         }
     }
 
-    fn len(&self) -> usize {
+    fn scales(&self) -> &[f32] {
         match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
+            Self::Q8(_, scales) => scales,
+            _ => &[],
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::F32(values) => 4 * values.len(),
+            Self::Bf16(values) => 2 * values.len(),
+            Self::Q8(values, scales) => values.len() + 4 * scales.len(),
+        }
+    }
+
+    /// Fills the block with numbers that are small but not zero.
+    fn pretend(&mut self) {
+        match self {
+            Self::F32(values) => values.fill(1e-3),
+            Self::Bf16(values) => values.fill(f32_to_bf16(1e-3)),
+            Self::Q8(values, scales) => {
+                values.fill(1);
+                scales.fill(1e-3);
+            }
         }
     }
 }
@@ -180,7 +250,7 @@ impl KvTiles {
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|b| self.kind.size() * b.len()).sum()
+        self.blocks.iter().map(Block::bytes).sum()
     }
 
     /// Makes room for `count` positions from `first` on. Positions must come in order; a first position past the end
@@ -195,7 +265,7 @@ impl KvTiles {
                 let needed = (first + count).div_ceil(TILE * BLOCK);
                 let elements = BLOCK * self.tile_elements();
                 while self.blocks.len() < needed {
-                    self.blocks.push(Block::new(self.kind, elements));
+                    self.blocks.push(Block::new(self.kind, elements, self.heads * BLOCK * 2 * TILE));
                 }
             }
             Some(left) => {
@@ -226,13 +296,10 @@ impl KvTiles {
         let (block, _) = self.place(tile);
         for h in 0..heads {
             let (k, v) = (self.key_offset(tile, h), self.value_offset(tile, h));
+            let scale = self.scale_offset(tile, h);
             let block = &mut self.blocks[block];
-            for (i, x) in key[h * dim..(h + 1) * dim].iter().enumerate() {
-                block.set(k + i * TILE + lane, *x);
-            }
-            for (i, x) in value[h * dim..(h + 1) * dim].iter().enumerate() {
-                block.set(v + lane * padded + i, *x);
-            }
+            block.store(&key[h * dim..(h + 1) * dim], k + lane, TILE, scale + lane);
+            block.store(&value[h * dim..(h + 1) * dim], v + lane * padded, 1, scale + TILE + lane);
         }
         self.end = self.end.max(t + 1);
         if self.left.is_some() {
@@ -245,7 +312,7 @@ impl KvTiles {
     pub fn pretend(&mut self, count: usize) {
         if count > 0 {
             self.reserve(0, if self.left.is_some() { 1 } else { count });
-            self.blocks.iter_mut().for_each(|b| (0..b.len()).for_each(|i| b.set(i, 1e-3)));
+            self.blocks.iter_mut().for_each(Block::pretend);
             self.end = count;
             self.start = if self.left.is_some() { count.saturating_sub(self.tiles * TILE - TILE + 1) } else { 0 };
         }
@@ -261,6 +328,12 @@ impl KvTiles {
     #[inline(always)]
     pub(crate) fn values<E: Element>(&self, tile: usize, h: usize) -> &[E] {
         &E::of(&self.blocks[self.place(tile).0])[self.value_offset(tile, h)..][..self.padded() * TILE]
+    }
+
+    /// The scales of head `h` in a tile, `[keys, values][16]`; nothing for types without scales.
+    #[inline(always)]
+    pub(crate) fn scales(&self, tile: usize, h: usize) -> &[f32] {
+        self.blocks[self.place(tile).0].scales().get(self.scale_offset(tile, h)..).unwrap_or(&[])
     }
 
     /// Block and slot of a tile.
@@ -279,10 +352,15 @@ impl KvTiles {
         self.heads * self.tiles * self.dim * TILE + (h * self.tiles + self.place(tile).1) * self.padded() * TILE
     }
 
+    #[inline(always)]
+    fn scale_offset(&self, tile: usize, h: usize) -> usize {
+        (h * self.tiles + self.place(tile).1) * 2 * TILE
+    }
+
     /// Moves a ring's content into a ring of another size.
     fn resize(&mut self, tiles: usize) {
         let mut other = Self {
-            blocks: vec![Block::new(self.kind, tiles * self.tile_elements())],
+            blocks: vec![Block::new(self.kind, tiles * self.tile_elements(), self.heads * tiles * 2 * TILE)],
             tiles,
             ..Self { blocks: Vec::new(), ..*self }
         };
@@ -294,9 +372,13 @@ impl KvTiles {
                 for h in 0..self.heads {
                     let (k, v) = (other.key_offset(tile, h), other.value_offset(tile, h));
                     let (from_k, from_v) = (self.key_offset(tile, h), self.value_offset(tile, h));
+                    let (from_s, to_s) = (self.scale_offset(tile, h), other.scale_offset(tile, h));
                     let (old, new) = (&self.blocks[0], &mut other.blocks[0]);
-                    (0..self.dim * TILE).for_each(|i| new.set(k + i, old.get(from_k + i)));
-                    (0..self.padded() * TILE).for_each(|i| new.set(v + i, old.get(from_v + i)));
+                    new.copy(k, old, from_k, self.dim * TILE);
+                    new.copy(v, old, from_v, self.padded() * TILE);
+                    if let (Block::Q8(_, new), Block::Q8(_, old)) = (new, old) {
+                        new[to_s..to_s + 2 * TILE].copy_from_slice(&old[from_s..from_s + 2 * TILE]);
+                    }
                 }
             }
         }

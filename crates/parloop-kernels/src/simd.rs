@@ -57,6 +57,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn reduce_add4(v: [Self::V; 4]) -> [f32; 4];
     /// Largest lane.
     unsafe fn reduce_max(v: Self::V) -> f32;
+    /// Loads [`Simd::LANES`] signed bytes as f32.
+    unsafe fn load_i8_as_f32(p: *const i8) -> Self::V;
     /// Loads [`Simd::LANES`] bf16 numbers as f32.
     unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V;
     /// Loads [`Simd::BF16_STEP`] bf16 weights.

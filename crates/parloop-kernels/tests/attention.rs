@@ -14,8 +14,12 @@ struct Case {
 
 impl Case {
     fn new(rng: &mut Rng, kind: KvType, heads: usize, groups: usize, dim: usize, length: usize) -> Self {
-        // Numbers that bf16 holds exactly, so that one expectation serves both types.
-        let mut number = || half::bf16::from_f32(rng.normal()).to_f32();
+        // Numbers that bf16 holds exactly, so that one expectation serves both types. 8 bits round them, so for those
+        // the numbers are -127, 0 and 127 sixty-fourths, which they hold too.
+        let mut number = || match kind {
+            KvType::Q8 => (rng.range(0, 2) as f32 - 1.0) * 127.0 / 64.0,
+            _ => half::bf16::from_f32(rng.normal()).to_f32(),
+        };
         let mut rows = |n| (0..length).map(|_| (0..n).map(|_| number()).collect()).collect();
         Self { kind, heads, groups, dim, keys: rows(groups * dim), values: rows(groups * dim) }
     }
@@ -62,7 +66,7 @@ impl Case {
 fn causal_and_windowed_attention_with_gates_agree_with_the_plain_loop() {
     let mut rng = Rng(5);
     for isa in Isa::available() {
-        for (threads, kind) in [(1, KvType::F32), (3, KvType::F32), (2, KvType::Bf16)] {
+        for (threads, kind) in [(1, KvType::F32), (3, KvType::F32), (2, KvType::Bf16), (2, KvType::Q8)] {
             let mut on = Projector::new(isa, threads);
             for (heads, groups, dim, length, left) in [
                 (1, 1, 2, 1, 0),

@@ -152,7 +152,7 @@ pub struct Inspect {
     /// Tokens for which the memory of keys and values is worked out; the model's context if left out
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
     pub context: Option<u32>,
-    /// Type of keys and values: f32 or bf16
+    /// Type of keys and values: f32, bf16 or q8
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub kv: parloop_kernels::KvType,
     /// Print one JSON object instead of text
@@ -221,7 +221,7 @@ pub struct Weights {
     /// Convert the matrices while loading: f32, bf16, q8 (8.5 bits a weight), q4 (4.5 bits); the file's own type if left out
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<parloop_kernels::WeightType>,
-    /// Keep keys and values as f32 or bf16 (half the memory)
+    /// Keep keys and values as f32, bf16 (half the memory) or q8 (a quarter)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub kv: parloop_kernels::KvType,
 }

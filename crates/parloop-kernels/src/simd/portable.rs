@@ -147,4 +147,9 @@ impl Simd for Portable {
         // SAFETY: the same contract.
         unsafe { Self::load_bf16(p) }
     }
+    #[inline(always)]
+    unsafe fn load_i8_as_f32(p: *const i8) -> Self::V {
+        // SAFETY: valid for N elements, by the trait's contract.
+        unsafe { p.cast::<[i8; N]>().read_unaligned() }.map(f32::from)
+    }
 }

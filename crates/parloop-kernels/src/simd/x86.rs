@@ -163,6 +163,10 @@ impl Simd for Avx2 {
     unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V {
         unsafe { Self::load_bf16(p) }
     }
+    #[inline(always)]
+    unsafe fn load_i8_as_f32(p: *const i8) -> Self::V {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
 }
 
 impl Simd for Avx512 {
@@ -291,6 +295,10 @@ impl Simd for Avx512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_i8_as_f32(p: *const i8) -> Self::V {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
     }
 }
 

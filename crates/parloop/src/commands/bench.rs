@@ -55,7 +55,7 @@ pub struct Bench {
     /// Weight types: f32, bf16, q8, q4; bf16 for shapes and the file's own for models if left out
     #[arg(long, value_delimiter = ',')]
     weights: Vec<WeightType>,
-    /// Type of keys and values: f32 or bf16
+    /// Type of keys and values: f32, bf16 or q8
     #[arg(long, default_value = "f32")]
     kv: KvType,
     /// Sequences decoded together
