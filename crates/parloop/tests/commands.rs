@@ -105,6 +105,7 @@ fn convert_writes_what_score_reads() {
     assert_ne!(score(out), score(golden));
 }
 
+#[cfg(all(unix, feature = "train"))]
 #[test]
 fn training_stops_on_ctrl_c_with_a_checkpoint_and_goes_on_from_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -126,8 +127,8 @@ fn training_stops_on_ctrl_c_with_a_checkpoint_and_goes_on_from_it() {
         assert!(child.try_wait().unwrap().is_none(), "training ended by itself");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let interrupt = format!("kill -INT {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let score = written(&["score", out.to_str().unwrap(), "--text", "To be"]);
     let step: u64 = std::fs::read_dir(&out)
