@@ -194,7 +194,7 @@ impl Projector {
             let (outputs, count) = (p.weights.outputs(), p.rows.len());
             let per_output =
                 p.weights.kind().row_bytes(width) * if matches!(p.effect, Effect::SwiGlu(_)) { 2 } else { 1 };
-            let step = (share / per_output).next_multiple_of(dense::TILE).max(dense::TILE);
+            let step = (share / per_output).next_multiple_of(2 * dense::TILE).max(2 * dense::TILE);
             let row_step = dense::row_block(width, if Form::of(p.weights.kind(), isa) == Form::Tiles { 16 } else { 6 });
             let spans = outputs.div_ceil(step) * count.div_ceil(row_step);
             let input = inputs(Form::of(p.weights.kind(), isa));

@@ -74,14 +74,20 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
     unsafe { each_tile::<S, Dense>(task) }
 }
 
-/// The results of a tile, `[rows][TILE]`.
-pub(super) type Results = [MaybeUninit<f32>; ROWS * TILE];
+/// The results of one tile or two, `[tiles][rows][TILE]`.
+pub(super) type Results = [MaybeUninit<f32>; 2 * ROWS * TILE];
 
 /// How the results of a tile are computed.
 ///
 /// A trait, not a closure: closures do not take on the instruction set of the function they are written in, so
 /// vector instructions inside them would become calls.
 pub(super) trait Tiles {
+    /// Tiles computed side by side: 1 or 2.
+    #[inline(always)]
+    fn abreast<S: Simd>() -> usize {
+        1
+    }
+
     /// Computes outputs `first .. first + count` for all rows of the task.
     ///
     /// # Safety
@@ -97,10 +103,10 @@ pub(super) trait Tiles {
 pub(super) unsafe fn each_tile<S: Simd, T: Tiles>(task: &Task<'_>) {
     let (n, all) = (task.rows.len(), task.weights.outputs());
     let mut first = task.outputs.start;
-    let mut a = [MaybeUninit::<f32>::uninit(); ROWS * TILE];
-    let mut b = [MaybeUninit::<f32>::uninit(); ROWS * TILE];
+    let mut a = [MaybeUninit::<f32>::uninit(); 2 * ROWS * TILE];
+    let mut b = [MaybeUninit::<f32>::uninit(); 2 * ROWS * TILE];
     while first < task.outputs.end {
-        let count = TILE.min(task.outputs.end - first);
+        let count = (T::abreast::<S>() * TILE).min(task.outputs.end - first);
         // SAFETY: rows and outputs are in range; the tile writes all of `n` rows before they are read here; the
         // output ranges of tasks are disjoint.
         unsafe {
@@ -108,14 +114,16 @@ pub(super) unsafe fn each_tile<S: Simd, T: Tiles>(task: &Task<'_>) {
             if let Effect::SwiGlu(up) = task.effect {
                 T::tile::<S>(task, up, first, count, &mut b);
             }
-            for r in 0..n {
-                let result = &mut *std::ptr::from_mut(&mut a[r * TILE..][..TILE]).cast::<[f32; TILE]>();
-                let out = task.out.slice((task.rows.start + r) * all + first, count);
+            for i in 0..count.div_ceil(TILE) * n {
+                let (tile, r) = (i / n, i % n);
+                let count = TILE.min(count - tile * TILE);
+                let result = &mut *std::ptr::from_mut(&mut a[i * TILE..][..TILE]).cast::<[f32; TILE]>();
+                let out = task.out.slice((task.rows.start + r) * all + first + tile * TILE, count);
                 match task.effect {
                     Effect::Store => {}
                     Effect::Add => result.iter_mut().zip(&*out).for_each(|(r, o)| *r += o),
                     Effect::SwiGlu(_) => {
-                        let up = &*std::ptr::from_ref(&b[r * TILE..][..TILE]).cast::<[f32; TILE]>();
+                        let up = &*std::ptr::from_ref(&b[i * TILE..][..TILE]).cast::<[f32; TILE]>();
                         ops::swiglu_inline::<S>(result, up);
                     }
                 }

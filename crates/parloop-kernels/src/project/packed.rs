@@ -25,51 +25,143 @@ struct Packed;
 
 impl Tiles for Packed {
     #[inline(always)]
-    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, _: usize, out: &mut Results) {
+    fn abreast<S: Simd>() -> usize {
+        if paired::<S>() { 2 } else { 1 }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
         // SAFETY: the caller's promise.
         unsafe {
             match weights.kind().bits() {
-                Some(Bits::Eight) => tile::<S, true>(task, weights, first, out),
-                _ => tile::<S, false>(task, weights, first, out),
+                Some(Bits::Eight) => tiles::<S, true>(task, weights, first, count, out),
+                _ => tiles::<S, false>(task, weights, first, count, out),
             }
         }
     }
 }
 
-/// Parts of a tile that are read side by side, each summed by itself: the hardware fetches several streams sooner than
-/// one, because it follows each only to the end of its page.
+/// Whether two tiles are computed side by side, so that an input broadcast serves both: 16 lanes mean 32 registers.
+#[inline(always)]
+fn paired<S: Simd>() -> bool {
+    S::LANES == 16
+}
+
+/// Parts of a single tile that are read side by side, each summed by itself, where tiles are not paired: the hardware
+/// fetches several streams sooner than one, because it follows each only to the end of its page.
 const STREAMS: usize = 2;
 
 /// How far ahead of its use a stream of weights is fetched, in bytes.
 const AHEAD: usize = 3 << 10;
 
 #[inline(always)]
-unsafe fn tile<S: Simd, const EIGHT: bool>(task: &Task<'_>, weights: &Weights, first: usize, out: &mut Results) {
+unsafe fn tiles<S: Simd, const EIGHT: bool>(
+    task: &Task<'_>,
+    weights: &Weights,
+    first: usize,
+    count: usize,
+    out: &mut Results,
+) {
     let bytes = TILE * weights.kind().row_bytes(weights.inputs());
-    let packed = &weights.data()[first / TILE * bytes..][..bytes];
+    let data = &weights.data()[first / TILE * bytes..][..count.div_ceil(TILE) * bytes];
+    let (packed, other) = data.split_at(bytes);
     let n = task.rows.len();
-    // Registers: one or two sums a row (16 lanes), and the unpacked block.
-    let most = if S::LANES == 16 { 8 } else { 2 };
+    // Registers: the sums of each row, and the unpacked block (of two tiles where they are paired).
+    let most = if paired::<S>() { 4 } else { 2 };
     let size = n.div_ceil(n.div_ceil(most));
     let mut r = 0;
     while r < n {
         let block = size.min(n - r);
         let input = task.input.skip_rows(task.rows.start + r);
-        let to = &mut out[r * TILE..];
-        // SAFETY: `packed` is a whole tile; `input` and `to` have room for `block` rows.
+        // SAFETY: `packed` and `other` are whole tiles; `input` and the results have room for `block` rows.
         unsafe {
-            match block {
-                1 => rows::<S, EIGHT, 1>(packed, input, to),
-                2 => rows::<S, EIGHT, 2>(packed, input, to),
-                3 => rows::<S, EIGHT, 3>(packed, input, to),
-                4 => rows::<S, EIGHT, 4>(packed, input, to),
-                5 => rows::<S, EIGHT, 5>(packed, input, to),
-                6 => rows::<S, EIGHT, 6>(packed, input, to),
-                7 => rows::<S, EIGHT, 7>(packed, input, to),
-                _ => rows::<S, EIGHT, 8>(packed, input, to),
+            if !paired::<S>() {
+                let to = &mut out[r * TILE..];
+                match block {
+                    1 => rows::<S, EIGHT, 1>(packed, input, to),
+                    _ => rows::<S, EIGHT, 2>(packed, input, to),
+                }
+            } else {
+                // A tile without a neighbour is its own: the second result is not looked at.
+                let pair = [packed, if other.is_empty() { packed } else { other }];
+                let (to, second) = out.split_at_mut(n * TILE);
+                let to = [&mut to[r * TILE..], &mut second[r * TILE..]];
+                match block {
+                    1 => pairs::<S, EIGHT, 1>(pair, input, to),
+                    2 => pairs::<S, EIGHT, 2>(pair, input, to),
+                    3 => pairs::<S, EIGHT, 3>(pair, input, to),
+                    _ => pairs::<S, EIGHT, 4>(pair, input, to),
+                }
             }
         }
         r += block;
+    }
+}
+
+/// Two tiles for R rows, with 16 lanes.
+#[inline(always)]
+unsafe fn pairs<S: Simd, const EIGHT: bool, const R: usize>(
+    packed: [&[u8]; 2],
+    input: Input,
+    out: [&mut [MaybeUninit<f32>]; 2],
+) {
+    const GROUPS: usize = BLOCK / GROUP;
+    let bits = if EIGHT { Bits::Eight } else { Bits::Four };
+    let offset = if EIGHT { S::Q8_OFFSET } else { 8 };
+    let per_row = input.stride / BLOCK;
+    // SAFETY: as in `rows`.
+    unsafe {
+        let mut acc = [[S::zero(); R]; 2];
+        for s in 0..packed[0].len() / bits.super_bytes() {
+            let at = [packed[0].as_ptr().add(s * bits.super_bytes()), packed[1].as_ptr().add(s * bits.super_bytes())];
+            let mut line = 0;
+            while line < bits.super_bytes() {
+                S::prefetch(at[0].wrapping_add(AHEAD + line));
+                S::prefetch(at[1].wrapping_add(AHEAD + line));
+                line += 64;
+            }
+            for half in 0..2 {
+                let b = 2 * s + half;
+                let mut w = [[S::splat_int(0); GROUPS]; 2];
+                let mut scales = [S::zero(); 2];
+                for t in 0..2 {
+                    let values = at[t].add(SCALES + half * bits.block_bytes());
+                    if EIGHT {
+                        for j in 0..GROUPS {
+                            w[t][j] = S::load_int(values.add(j * 64));
+                        }
+                    } else {
+                        for j in 0..GROUPS / 2 {
+                            let both = S::load_int(values.add(j * 64));
+                            w[t][j] = S::low_nibbles(both);
+                            w[t][j + GROUPS / 2] = S::high_nibbles(both);
+                        }
+                    }
+                    scales[t] = S::load_f16(at[t].add(2 * half * TILE).cast());
+                }
+                for r in 0..R {
+                    let [scale, sum] = *input.blocks.add(r * per_row + b);
+                    let row = input.rows.add(r * input.stride + b * BLOCK);
+                    let start = S::splat_int(-offset * sum.to_bits() as i32);
+                    let mut dot = [start; 2];
+                    for j in 0..GROUPS {
+                        let x = S::splat_int(row.add(j * GROUP).cast::<i32>().read_unaligned());
+                        for t in 0..2 {
+                            dot[t] = if EIGHT { S::dot_q8(dot[t], w[t][j], x) } else { S::dot_q4(dot[t], w[t][j], x) };
+                        }
+                    }
+                    let scale = S::splat(scale);
+                    for t in 0..2 {
+                        acc[t][r] = S::fma(S::to_float(dot[t]), S::mul(scales[t], scale), acc[t][r]);
+                    }
+                }
+            }
+        }
+        for (t, out) in out.into_iter().enumerate() {
+            for r in 0..R {
+                S::store(out[r * TILE..][..TILE].as_mut_ptr().cast(), acc[t][r]);
+            }
+        }
     }
 }
 
