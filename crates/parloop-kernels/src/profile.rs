@@ -10,7 +10,6 @@ pub const VARIABLE: &str = "PARLOOP_PROFILE";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Op {
-    Embed,
     Qkv,
     Rope,
     Store,
@@ -19,23 +18,11 @@ pub enum Op {
     Output,
     FeedForwardIn,
     FeedForwardOut,
-    Norm,
     Head,
 }
 
-const NAMES: [&str; 11] = [
-    "embedding",
-    "norm, q k v",
-    "rope",
-    "store k v",
-    "gate",
-    "attention",
-    "o_proj",
-    "norm, gate up",
-    "down_proj",
-    "loop norm",
-    "norm, head",
-];
+const NAMES: [&str; 9] =
+    ["norm, q k v", "rope", "store k v", "gate", "attention", "o_proj", "norm, gate up", "down_proj", "norm, head"];
 
 /// Totals of one kind of operation.
 #[derive(Clone, Copy, Debug, Default)]
