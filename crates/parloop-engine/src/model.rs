@@ -96,16 +96,12 @@ impl Model {
         let mut done = 0;
         let mut matrix = |name: &str| -> Result<Weights> {
             let weights = in_place(name)?;
-            let weights = match kind {
-                None => {
-                    let checked = weights.check_finite(pool);
-                    checked.map_err(|source| Error::Weights { name: name.into(), source })?;
-                    weights
-                }
-                Some(kind) => {
-                    weights.convert(kind, pool).map_err(|source| Error::Weights { name: name.into(), source })?
-                }
+            // Converting looks at every weight; what stays as it is must be looked through here.
+            let ready = match kind.filter(|kind| *kind != weights.kind()) {
+                None => weights.check_finite(pool).map(|()| weights),
+                Some(kind) => weights.convert(kind, pool),
             };
+            let weights = ready.map_err(|source| Error::Weights { name: name.into(), source })?;
             done += 1;
             progress(done, total);
             Ok(weights)
@@ -115,12 +111,12 @@ impl Model {
             let gate = match config.recipe.local {
                 None => None,
                 Some(local) => {
-                    let weight = checkpoint.tensor(&name("self_attn.plt_gate.weight"))?;
-                    let values = weight.to_f32();
+                    let weight = name("self_attn.plt_gate.weight");
+                    let (values, heads) = (vector(&weight)?, config.num_attention_heads);
                     Some(Gate {
                         kind: local.gate,
-                        weight: Weights::from_f32(weight.shape[0], weight.shape[1], &values)
-                            .map_err(|source| Error::Weights { name: name("self_attn.plt_gate.weight"), source })?,
+                        weight: Weights::from_f32(heads, values.len() / heads, &values)
+                            .map_err(|source| Error::Weights { name: weight, source })?,
                         values,
                         bias: vector(&name("self_attn.plt_gate.bias"))?,
                         norm: match local.gate {

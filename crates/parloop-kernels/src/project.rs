@@ -151,35 +151,18 @@ impl Projector {
         }
 
         let stride = width.next_multiple_of(PADDING);
+        let plain = |rows: *const u8, size: usize| Input {
+            rows,
+            stride: size * stride,
+            blocks: std::ptr::null(),
+            offset: 0,
+            total: 0,
+        };
         let inputs = |form| match form {
-            Form::F32 => Input {
-                rows: self.f32_rows.as_ptr().cast(),
-                stride: 4 * stride,
-                blocks: std::ptr::null(),
-                offset: 0,
-                total: 0,
-            },
-            Form::Bf16 => Input {
-                rows: self.bf16_rows.as_ptr().cast(),
-                stride: 2 * stride,
-                blocks: std::ptr::null(),
-                offset: 0,
-                total: 0,
-            },
-            Form::Tiles => Input {
-                rows: self.tile_rows.as_ptr().cast(),
-                stride: 2 * stride,
-                blocks: std::ptr::null(),
-                offset: 0,
-                total: rows,
-            },
-            Form::I8 => Input {
-                rows: self.i8_rows.as_ptr().cast(),
-                stride,
-                blocks: self.i8_blocks.as_ptr(),
-                offset: 0,
-                total: 0,
-            },
+            Form::F32 => plain(self.f32_rows.as_ptr().cast(), 4),
+            Form::Bf16 => plain(self.bf16_rows.as_ptr().cast(), 2),
+            Form::Tiles => Input { total: rows, ..plain(self.tile_rows.as_ptr().cast(), 2) },
+            Form::I8 => Input { blocks: self.i8_blocks.as_ptr(), ..plain(self.i8_rows.as_ptr().cast(), 1) },
         };
         let mut tasks: Vec<Span> = Vec::with_capacity(products.len());
         let mut total = 0;
@@ -279,9 +262,7 @@ impl Projector {
             self.pool.run(rows, one);
         }
     }
-}
 
-impl Projector {
     /// Packs the prepared bf16 rows for matrix tiles.
     fn pack_tiles(&mut self, rows: usize, width: usize) {
         let stride = width.next_multiple_of(PADDING);
@@ -299,7 +280,8 @@ impl Projector {
                 let out = unsafe { out.slice(first * stride, n * stride) };
                 amx::pack(&halves[first * stride..(first + n) * stride], stride, out);
             };
-            if rows <= SHARED_PREPARATION { one(0) } else { self.pool.run(rows.div_ceil(amx::BLOCK), one) }
+            // A single block, as in decode, runs here without waking a worker.
+            self.pool.run(rows.div_ceil(amx::BLOCK), one);
         }
     }
 }

@@ -89,6 +89,7 @@ fn a_model_with_broken_weights_is_named_as_such() {
         bytes[end - 400..].fill(0xFF);
     });
     refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1,2"], "NaN, expected a finite number");
+    refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1,2", "--weights", "f32"], "NaN, expected");
     // The slow reference takes what it gets, and says so.
     refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1,2", "--passes", "reference"], "not numbers");
 }
