@@ -1,4 +1,4 @@
-//! Memory for weights: aligned to pages, and in huge pages where the system has them.
+//! Memory for weights: aligned to pages, and in huge pages where the system has them; and how much there is.
 //!
 //! Weights are read once a pass from one end to the other. With pages of 4 kB every 64 lines cost a page-table walk.
 
@@ -33,4 +33,11 @@ impl AsRef<[u8]> for Memory {
     fn as_ref(&self) -> &[u8] {
         &self.map[..self.bytes]
     }
+}
+
+/// Bytes of memory that a program could still take, where the system tells (Linux).
+pub fn available() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
 }

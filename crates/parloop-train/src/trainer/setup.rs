@@ -82,10 +82,7 @@ fn check_memory(options: &TrainOptions) -> Result<()> {
     let wide = config.intermediate_size.max(config.query_width()) + config.hidden_size;
     let layers = (config.num_hidden_layers * config.recipe.count) as f64;
     let needed = 16.0 * parameters + 4.0 * rows * (2.0 * config.vocab_size as f64 + layers * 2.0 * wide as f64);
-    let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
-    });
+    let available = parloop_kernels::memory::available().map(|bytes| bytes as f64);
     match available.filter(|available| needed > *available) {
         Some(available) => Err(Error::Config(format!(
             "this run needs at least {:.1} GB of memory, and {:.1} GB are available: lower --hidden-size, --layers, \

@@ -12,7 +12,7 @@ use crate::args::Machine;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use parloop_engine::{Engine, Mode, Model, Sequence};
-use parloop_kernels::{KvType, WeightType, measure};
+use parloop_kernels::{KvType, WeightType, measure, memory};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
 use report::{Format, Report, Row};
 use rounds::{Side, Work};
@@ -158,7 +158,7 @@ fn check_memory(args: &Bench, config: &ModelConfig, loops: &[usize], kinds: &[Op
     let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, args.kv, tokens);
     let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.modes.len();
     let needed = largest.unwrap_or(0) + rounds::READ_BYTES + sequence.saturating_mul(batch);
-    let Some(available) = available_memory() else { return Ok(()) };
+    let Some(available) = memory::available() else { return Ok(()) };
     ensure!(
         needed <= available,
         "this needs {} of memory, and {} are available: take fewer --layers, a smaller --batch or --depth",
@@ -177,12 +177,6 @@ fn weight_bytes(config: &ModelConfig, kind: WeightType) -> usize {
             _ => 4 * s.elements(),
         })
         .sum()
-}
-
-fn available_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
 }
 
 /// The model's recipe with another number of loops.
