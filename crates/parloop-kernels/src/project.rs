@@ -8,8 +8,10 @@
 mod amx;
 mod dense;
 mod packed;
+mod prepare;
 
 use crate::isa::Isa;
+use crate::memory::Lines;
 use crate::ops;
 use crate::pool::Pool;
 use crate::profile::{Op, Profile};
@@ -18,6 +20,7 @@ use crate::simd::f32_to_bf16;
 use crate::weights::{WeightType, Weights};
 use crate::{SharedMut, simd};
 use dense::{Input, Task};
+use prepare::Forms;
 use std::ops::Range;
 
 /// An RMSNorm applied to every input row.
@@ -71,7 +74,8 @@ pub struct Projector {
     pub profile: Profile,
     f32_rows: Vec<f32>,
     bf16_rows: Vec<u16>,
-    tile_rows: Vec<u16>,
+    /// Blocks of 16 rows, packed for matrix tiles.
+    tile_rows: Lines,
     /// Rows in 8 bits, and for each block of 32 its scale and sum.
     i8_rows: Vec<i8>,
     i8_blocks: Vec<[f32; 2]>,
@@ -111,7 +115,7 @@ impl Projector {
             profile: Profile::from_environment(),
             f32_rows: vec![],
             bf16_rows: vec![],
-            tile_rows: vec![],
+            tile_rows: Lines::NONE,
             i8_rows: vec![],
             i8_blocks: vec![],
         }
@@ -145,7 +149,8 @@ impl Projector {
         let began = self.profile.start();
         let isa = self.isa;
         let uses = |form| products.iter().any(|p| Form::of(p.weights.kind(), isa) == form);
-        self.prepare(x, width, norm, uses(Form::Bf16) || uses(Form::Tiles), uses(Form::I8));
+        let bf16 = uses(Form::Bf16) || uses(Form::Tiles);
+        self.prepare(x, width, norm, Needs { f32: uses(Form::F32), bf16, i8: uses(Form::I8) });
         if uses(Form::Tiles) {
             self.pack_tiles(rows, width);
         }
@@ -158,10 +163,11 @@ impl Projector {
             offset: 0,
             total: 0,
         };
+        let tiles = self.tile_rows.at_least(0).as_ptr().cast();
         let inputs = |form| match form {
             Form::F32 => plain(self.f32_rows.as_ptr().cast(), 4),
             Form::Bf16 => plain(self.bf16_rows.as_ptr().cast(), 2),
-            Form::Tiles => Input { total: rows, ..plain(self.tile_rows.as_ptr().cast(), 2) },
+            Form::Tiles => Input { total: rows, ..plain(tiles, 2) },
             Form::I8 => Input { blocks: self.i8_blocks.as_ptr(), ..plain(self.i8_rows.as_ptr().cast(), 1) },
         };
         let mut tasks: Vec<Span> = Vec::with_capacity(products.len());
@@ -178,7 +184,12 @@ impl Projector {
             let per_output =
                 p.weights.kind().row_bytes(width) * if matches!(p.effect, Effect::SwiGlu(_)) { 2 } else { 1 };
             let step = (share / per_output).next_multiple_of(2 * dense::TILE).max(2 * dense::TILE);
-            let row_step = dense::row_block(width, if Form::of(p.weights.kind(), isa) == Form::Tiles { 16 } else { 6 });
+            let (step, row_step) = match Form::of(p.weights.kind(), isa) {
+                #[cfg(target_arch = "x86_64")]
+                Form::Tiles if count > amx::FEW => (amx::MANY.1, amx::MANY.0),
+                Form::Tiles => (step, dense::row_block(width, 16)),
+                _ => (step, dense::row_block(width, 6)),
+            };
             let spans = outputs.div_ceil(step) * count.div_ceil(row_step);
             let input = inputs(Form::of(p.weights.kind(), isa));
             let out = SharedMut::new(p.out);
@@ -213,47 +224,32 @@ impl Projector {
         self.profile.add(op, began, all_bytes);
     }
 
-    /// Norms the rows and brings them into the types that the products need, padded with zeros.
-    fn prepare(&mut self, x: &[f32], width: usize, norm: Option<Norm<'_>>, need_bf16: bool, need_i8: bool) {
+    /// Norms the rows and brings them into the forms that the products need, padded with zeros.
+    fn prepare(&mut self, x: &[f32], width: usize, norm: Option<Norm<'_>>, needs: Needs) {
         let (rows, stride) = (x.len() / width, width.next_multiple_of(PADDING));
         if let Some(norm) = norm {
             assert_eq!(norm.weight.len(), width, "length of the norm's weight");
         }
-        // Rows in f32 are a stage on the way to bf16 rows.
-        if self.f32_rows.len() < rows * stride {
-            self.f32_rows.resize(rows * stride, 0.0);
-        }
-        if need_bf16 && self.bf16_rows.len() < rows * stride {
-            self.bf16_rows.resize(rows * stride, 0);
-        }
-        if need_i8 && self.i8_rows.len() < rows * stride {
-            self.i8_rows.resize(rows * stride, 0);
-            self.i8_blocks.resize(rows * stride / quant::BLOCK, [0.0; 2]);
-        }
-        let (floats, halves) = (SharedMut::new(&mut self.f32_rows), SharedMut::new(&mut self.bf16_rows));
-        let (bytes, blocks) = (SharedMut::new(&mut self.i8_rows), SharedMut::new(&mut self.i8_blocks));
+        let grow = |needed: bool, len: usize| if needed { rows * len } else { 0 };
+        let floats = shared(&mut self.f32_rows, grow(needs.f32, stride), 0.0);
+        let halves = shared(&mut self.bf16_rows, grow(needs.bf16, stride), 0);
+        let bytes = shared(&mut self.i8_rows, grow(needs.i8, stride), 0);
+        let blocks = shared(&mut self.i8_blocks, grow(needs.i8, stride / quant::BLOCK), [0.0; 2]);
         let isa = self.isa;
         let one = |r: usize| {
             let x = &x[r * width..(r + 1) * width];
-            // SAFETY: each row is prepared by one task only.
-            let row = unsafe { floats.slice(r * stride, stride) };
-            let (head, tail) = row.split_at_mut(width);
-            match norm {
-                // SAFETY: `isa` is available.
-                Some(norm) => unsafe { ops::rms_norm(isa, x, norm.weight, norm.eps, head) },
-                None => head.copy_from_slice(x),
-            }
-            tail.fill(0.0);
-            if need_bf16 {
-                // SAFETY: as above.
-                let half = unsafe { halves.slice(r * stride, stride) };
-                half.iter_mut().zip(&*row).for_each(|(h, v)| *h = f32_to_bf16(*v));
-            }
-            if need_i8 {
-                let n = stride / quant::BLOCK;
-                // SAFETY: as above.
-                let (values, scales) = unsafe { (bytes.slice(r * stride, stride), blocks.slice(r * n, n)) };
-                quant::quantize_row(row, values, scales);
+            let part = |needed: bool, len: usize| if needed { (r * len, len) } else { (0, 0) };
+            let (f, h, i) = (part(needs.f32, stride), part(needs.bf16, stride), part(needs.i8, stride));
+            let b = part(needs.i8, stride / quant::BLOCK);
+            // SAFETY: each row is prepared by one task only; `isa` is available.
+            unsafe {
+                let forms = Forms {
+                    f32: floats.slice(f.0, f.1),
+                    bf16: halves.slice(h.0, h.1),
+                    i8: bytes.slice(i.0, i.1),
+                    blocks: blocks.slice(b.0, b.1),
+                };
+                prepare::row(isa, x, norm, forms);
             }
         };
         if rows <= SHARED_PREPARATION {
@@ -265,25 +261,38 @@ impl Projector {
 
     /// Packs the prepared bf16 rows for matrix tiles.
     fn pack_tiles(&mut self, rows: usize, width: usize) {
-        let stride = width.next_multiple_of(PADDING);
-        if self.tile_rows.len() < rows * stride {
-            self.tile_rows.resize(rows * stride, 0);
-        }
         #[cfg(target_arch = "x86_64")]
         {
-            let out = SharedMut::new(&mut self.tile_rows);
+            let stride = width.next_multiple_of(PADDING);
+            let layout = amx::Layout::new(rows, stride);
+            let out = SharedMut::new(self.tile_rows.at_least(layout.lines()));
             let halves = &self.bf16_rows[..rows * stride];
             let one = |block: usize| {
-                let first = block * amx::BLOCK;
-                let n = amx::BLOCK.min(rows - first);
-                // SAFETY: each block is packed by one task only.
-                let out = unsafe { out.slice(first * stride, n * stride) };
-                amx::pack(&halves[first * stride..(first + n) * stride], stride, out);
+                let n = amx::BLOCK.min(rows - block * amx::BLOCK);
+                let rows = &halves[block * amx::BLOCK * stride..][..n * stride];
+                // SAFETY: each block is packed by one task only; tiles are used where AVX-512 is available.
+                unsafe { layout.pack(block, rows, out) };
             };
             // A single block, as in decode, runs here without waking a worker.
-            self.pool.run(rows.div_ceil(amx::BLOCK), one);
+            self.pool.run(layout.blocks(), one);
         }
     }
+}
+
+/// The forms that rows are wanted in.
+#[derive(Clone, Copy)]
+struct Needs {
+    f32: bool,
+    bf16: bool,
+    i8: bool,
+}
+
+/// A buffer of at least `len` elements, to be written by several workers.
+fn shared<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> SharedMut<T> {
+    if buffer.len() < len {
+        buffer.resize(len, zero);
+    }
+    SharedMut::new(buffer)
 }
 
 /// The tasks of one product: a grid of output ranges and row ranges.

@@ -97,6 +97,7 @@ fn four(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     (best.1, best.2)
 }
 
+#[inline]
 fn rounded(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [i8; BLOCK] {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     std::array::from_fn(|i| {
@@ -164,6 +165,7 @@ pub fn unpack(bits: Bits, tile: &[u8], o: usize, out: &mut [f32]) {
 ///
 /// `values` holds `[padded inputs]` signed bytes; `blocks` holds for each block the scale (f32) and the sum of the
 /// block's values (i32 bits), because weights are stored with an offset.
+#[inline]
 pub fn quantize_row(x: &[f32], values: &mut [i8], blocks: &mut [[f32; 2]]) {
     for (b, block) in blocks.iter_mut().enumerate() {
         let mut padded = [0.0; BLOCK];

@@ -128,4 +128,6 @@ mod x86;
 
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
+pub(crate) use x86::transpose;
+#[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};

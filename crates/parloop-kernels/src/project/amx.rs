@@ -1,52 +1,131 @@
 //! bf16 products on Intel's matrix tiles (AMX).
 //!
 //! A tile instruction multiplies 16 outputs x 32 inputs of weights with 32 inputs of up to 16 rows in the time that
-//! it takes for one row. Weights are loaded into tiles where they lie (16 rows of a row-major matrix, 64 bytes of
-//! each); input rows are packed in pairs of columns ([`pack`]). An output sums its products step by step in an order
-//! that the instruction fixes, whatever the other rows.
+//! it takes for one row. Input rows are packed in pairs of columns ([`Layout`]). An output sums its products step by
+//! step in an order that the instruction fixes, whatever the other rows, so [`few`] rows, whose weights are loaded
+//! where they lie and read once, and [`many`], whose weights and results stay in cache, give the same bits.
 //!
 //! Rust's stable intrinsics do not cover the tiles, hence the inline assembly.
 
-use super::dense::{self, Results, TILE, Task, Tiles};
-use crate::isa::kernel;
-use crate::simd::Simd;
-use crate::weights::Weights;
-use std::arch::asm;
+mod few;
+mod many;
+
+use super::dense::Task;
+use crate::SharedMut;
+use crate::isa::Isa;
+use crate::memory::Line;
+use crate::simd::transpose;
+use std::ops::Range;
 
 /// Inputs of a step.
 const STEP: usize = 32;
 /// Rows of a packed block.
 pub(super) const BLOCK: usize = 16;
+/// Steps of a stretch of the inner dimension ([`many`]).
+const DEPTH: usize = 8;
+/// Lines of a tile: 16 outputs, or 16 pairs of columns, or 16 results.
+const TILE_LINES: usize = 16;
 
-/// Packs prepared bf16 rows `[rows][stride]` into blocks of 16 rows: `[steps][16 pairs of columns][rows][2]`. A block
-/// takes as many elements as its rows do, so block b begins at element `16 * b * stride`.
-pub(super) fn pack(rows: &[u16], stride: usize, out: &mut [u16]) {
-    let n = rows.len() / stride;
-    for (step, out) in out[..n * stride].chunks_exact_mut(STEP * n).enumerate() {
-        for (pair, out) in out.chunks_exact_mut(2 * n).enumerate() {
-            let column = step * STEP + 2 * pair;
-            for (r, out) in out.chunks_exact_mut(2).enumerate() {
-                out.copy_from_slice(&rows[r * stride + column..][..2]);
+/// Rows above which it is worth bringing weights into panels.
+pub(super) const FEW: usize = 48;
+/// Rows and outputs of a task with many rows: its results stay in a core's second-level cache.
+pub(super) const MANY: (usize, usize) = (512, 256);
+
+/// Computes a task.
+///
+/// # Safety
+/// `isa` must be [`Isa::Amx`], the input packed as [`Layout`] says.
+pub(super) unsafe fn run(isa: Isa, task: &Task<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { if task.input.total > FEW { many::run(isa, task) } else { few::run(isa, task) } }
+}
+
+/// Where the packed inputs of some rows lie.
+///
+/// Few rows: `[blocks][steps]` tiles, each `[16 pairs of columns][rows][2]`. Many: `[stretches][blocks][DEPTH]` tiles, so
+/// that what [`many`] reads one after the other lies one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// Rows of all blocks.
+    pub rows: usize,
+    /// Steps of a row.
+    pub steps: usize,
+}
+
+impl Layout {
+    /// For rows of `stride` inputs, a multiple of [`STEP`].
+    pub fn new(rows: usize, stride: usize) -> Self {
+        assert!(stride.is_multiple_of(STEP), "rows are padded to whole steps");
+        Self { rows, steps: stride / STEP }
+    }
+
+    /// Blocks of rows.
+    pub fn blocks(self) -> usize {
+        self.rows.div_ceil(BLOCK)
+    }
+
+    /// Lines of all tiles.
+    pub fn lines(self) -> usize {
+        self.blocks() * self.steps * self.tile_lines()
+    }
+
+    /// Lines of a tile: a single block of few rows is packed densely.
+    fn tile_lines(self) -> usize {
+        self.rows.min(BLOCK)
+    }
+
+    /// The first line of a tile.
+    fn tile(self, block: usize, step: usize) -> usize {
+        let index = if self.rows > FEW {
+            let first = step / DEPTH * DEPTH;
+            let depth = DEPTH.min(self.steps - first);
+            first * self.blocks() + block * depth + step - first
+        } else {
+            block * self.steps + step
+        };
+        index * self.tile_lines()
+    }
+
+    /// Bytes from one pair of columns to the next.
+    fn pitch(self) -> usize {
+        4 * self.tile_lines()
+    }
+
+    /// Packs a block of prepared bf16 rows `[rows of the block][stride]`. Places of rows that do not exist keep what they
+    /// held: a tile's columns never mix.
+    ///
+    /// # Safety
+    /// AVX-512 must be available; no one else may use the block's tiles in `out`, which has [`Layout::lines`].
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn pack(self, block: usize, rows: &[u16], out: SharedMut<Line>) {
+        let (stride, pitch) = (self.steps * STEP, self.pitch());
+        let n = rows.len() / stride;
+        for step in 0..self.steps {
+            // SAFETY: the caller's promise; tiles of different blocks and steps are disjoint. A line is 32 elements.
+            let (tile, from) = unsafe { (out.slice(self.tile(block, step), self.tile_lines()), &rows[step * STEP..]) };
+            let to = tile.as_mut_ptr().cast::<[u16; 2]>();
+            if n == BLOCK {
+                // SAFETY: 16 rows of 32 columns from `from` on, and 16 lines at `to`.
+                unsafe { transpose(from.as_ptr().cast(), stride / 2, to.cast(), STEP / 2) };
+                continue;
+            }
+            for pair in 0..STEP / 2 {
+                for r in 0..n {
+                    let columns = &from[r * stride + 2 * pair..][..2];
+                    // SAFETY: inside the tile: `r` is below the rows of a pitch.
+                    unsafe { to.add(pair * pitch / 4 + r).write([columns[0], columns[1]]) };
+                }
             }
         }
     }
 }
 
-kernel! {
-    /// Computes a task.
-    pub(super) fn run(task: &Task<'_>) = run_generic
+/// The rows of a task as numbered in the packed buffer.
+fn packed_rows(task: &Task<'_>) -> Range<usize> {
+    task.rows.start + task.input.offset..task.rows.end + task.input.offset
 }
 
-#[inline(always)]
-unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    // SAFETY: the caller's promise; the tiles are given back so that the system need not save them.
-    unsafe {
-        dense::each_tile::<S, Amx>(task);
-        asm!("tilerelease", options(nostack));
-    }
-}
-
-/// Shapes of the tiles: 0 to 2 results, 3 weights, 4 to 6 inputs.
+/// Shapes of the tiles, as `ldtilecfg` takes them.
 #[repr(C, align(64))]
 struct Config {
     palette: u8,
@@ -56,140 +135,14 @@ struct Config {
     rows: [u8; 16],
 }
 
-struct Amx;
-
-impl Tiles for Amx {
-    #[inline(always)]
-    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
-        // Up to three blocks of rows share the loaded weights.
-        let (start, end) = (task.rows.start + task.input.offset, task.rows.end + task.input.offset);
-        let mut row = start;
-        while row < end {
-            let mut blocks = [Block::default(); 3];
-            let mut n = 0;
-            let from = row;
-            while n < 3 && row < end {
-                let (inside, index) = (row % BLOCK, row / BLOCK);
-                let size = BLOCK.min(task.input.total - index * BLOCK);
-                let rows = (size - inside).min(end - row);
-                let at = index * BLOCK * task.input.stride + inside * 4;
-                blocks[n] = Block { at: task.input.rows.wrapping_add(at), pitch: size * 4, rows };
-                row += rows;
-                n += 1;
-            }
-            let to = &mut out[(from - start) * TILE..];
-            // SAFETY: the blocks lie inside the packed rows; `first + count` outputs exist; `to` has room.
-            unsafe {
-                match n {
-                    1 => blocks_of::<1>(weights, first, count, &blocks, to.as_mut_ptr().cast()),
-                    2 => blocks_of::<2>(weights, first, count, &blocks, to.as_mut_ptr().cast()),
-                    _ => blocks_of::<3>(weights, first, count, &blocks, to.as_mut_ptr().cast()),
-                }
-            }
-        }
+impl Config {
+    /// No tiles yet.
+    fn new() -> Self {
+        Self { palette: 1, start: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] }
     }
-}
 
-/// Some rows of a packed block.
-#[derive(Clone, Copy)]
-struct Block {
-    at: *const u8,
-    /// Bytes from one pair of columns to the next.
-    pitch: usize,
-    rows: usize,
-}
-
-impl Default for Block {
-    fn default() -> Self {
-        Self { at: std::ptr::null(), pitch: 0, rows: 1 }
-    }
-}
-
-/// `count` outputs for N blocks of rows, into `out [rows][TILE]`.
-#[inline(always)]
-unsafe fn blocks_of<const N: usize>(
-    weights: &Weights,
-    first: usize,
-    count: usize,
-    blocks: &[Block; 3],
-    mut out: *mut f32,
-) {
-    let width = weights.inputs();
-    let row_bytes = 2 * width;
-    let mut config = Config { palette: 1, start: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-    (config.rows[3], config.bytes[3]) = (count as u8, 64);
-    for i in 0..N {
-        (config.rows[i], config.bytes[i]) = (count as u8, 4 * blocks[i].rows as u16);
-        (config.rows[4 + i], config.bytes[4 + i]) = (BLOCK as u8, 4 * blocks[i].rows as u16);
-    }
-    let data = weights.data();
-    let mut w = data[first * row_bytes..(first + count) * row_bytes].as_ptr();
-    let mut x = [blocks[0].at, blocks[1].at, blocks[2].at];
-    // The weights' last columns, where the width is no whole number of steps.
-    let mut tail = [0u8; 64 * TILE];
-    let rest = width % STEP;
-    if rest > 0 {
-        for o in 0..count {
-            let from = &data[(first + o) * row_bytes + 2 * (width - rest)..][..2 * rest];
-            tail[o * 64..][..2 * rest].copy_from_slice(from);
-        }
-    }
-    // SAFETY: the configuration is valid (palette 1, at most 16 rows of 64 bytes); tile loads stay inside the weight
-    // rows, the tail buffer, and the packed rows, which are padded to whole steps.
-    unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly));
-        asm!("tilezero tmm0", out("tmm0") _, options(nostack));
-        if N > 1 {
-            asm!("tilezero tmm1", out("tmm1") _, options(nostack));
-        }
-        if N > 2 {
-            asm!("tilezero tmm2", out("tmm2") _, options(nostack));
-        }
-        let steps = width / STEP + usize::from(rest > 0);
-        for step in 0..steps {
-            let last = rest > 0 && step + 1 == steps;
-            let (from, stride) = if last { (tail.as_ptr(), 64) } else { (w, row_bytes) };
-            asm!("tileloadd tmm3, [{w} + {s}*1]", w = in(reg) from, s = in(reg) stride, out("tmm3") _, options(nostack, readonly));
-            asm!(
-                "tileloadd tmm4, [{x} + {p}*1]",
-                "tdpbf16ps tmm0, tmm3, tmm4",
-                x = in(reg) x[0], p = in(reg) blocks[0].pitch, out("tmm0") _, out("tmm4") _, options(nostack, readonly)
-            );
-            if N > 1 {
-                asm!(
-                    "tileloadd tmm5, [{x} + {p}*1]",
-                    "tdpbf16ps tmm1, tmm3, tmm5",
-                    x = in(reg) x[1], p = in(reg) blocks[1].pitch, out("tmm1") _, out("tmm5") _, options(nostack, readonly)
-                );
-            }
-            if N > 2 {
-                asm!(
-                    "tileloadd tmm6, [{x} + {p}*1]",
-                    "tdpbf16ps tmm2, tmm3, tmm6",
-                    x = in(reg) x[2], p = in(reg) blocks[2].pitch, out("tmm2") _, out("tmm6") _, options(nostack, readonly)
-                );
-            }
-            w = w.wrapping_add(2 * STEP);
-            for i in 0..N {
-                x[i] = x[i].wrapping_add(BLOCK * blocks[i].pitch);
-            }
-        }
-        let mut result = [0.0f32; TILE * BLOCK];
-        for i in 0..N {
-            let n = blocks[i].rows;
-            let to = result.as_mut_ptr();
-            match i {
-                0 => asm!("tilestored [{r} + {p}*1], tmm0", r = in(reg) to, p = in(reg) 4 * n, options(nostack)),
-                1 => asm!("tilestored [{r} + {p}*1], tmm1", r = in(reg) to, p = in(reg) 4 * n, options(nostack)),
-                _ => asm!("tilestored [{r} + {p}*1], tmm2", r = in(reg) to, p = in(reg) 4 * n, options(nostack)),
-            }
-            for r in 0..n {
-                for o in 0..TILE {
-                    // Columns past the last output are never read, but must hold something.
-                    *out.add(r * TILE + o) = if o < count { result[o * n + r] } else { 0.0 };
-                }
-            }
-            out = out.add(n * TILE);
-        }
+    /// Sets the shape of a tile.
+    fn tile(&mut self, index: usize, rows: usize, bytes: usize) {
+        (self.rows[index], self.bytes[index]) = (rows as u8, bytes as u16);
     }
 }

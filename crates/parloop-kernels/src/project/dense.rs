@@ -101,7 +101,7 @@ pub(super) trait Tiles {
 /// As [`run`].
 #[inline(always)]
 pub(super) unsafe fn each_tile<S: Simd, T: Tiles>(task: &Task<'_>) {
-    let (n, all) = (task.rows.len(), task.weights.outputs());
+    let n = task.rows.len();
     let mut first = task.outputs.start;
     let mut a = [MaybeUninit::<f32>::uninit(); 2 * ROWS * TILE];
     let mut b = [MaybeUninit::<f32>::uninit(); 2 * ROWS * TILE];
@@ -114,23 +114,50 @@ pub(super) unsafe fn each_tile<S: Simd, T: Tiles>(task: &Task<'_>) {
             if let Effect::SwiGlu(up) = task.effect {
                 T::tile::<S>(task, up, first, count, &mut b);
             }
-            for i in 0..count.div_ceil(TILE) * n {
-                let (tile, r) = (i / n, i % n);
+            for tile in 0..count.div_ceil(TILE) {
+                let of = tile * n * TILE..(tile + 1) * n * TILE;
                 let count = TILE.min(count - tile * TILE);
-                let result = &mut *std::ptr::from_mut(&mut a[i * TILE..][..TILE]).cast::<[f32; TILE]>();
-                let out = task.out.slice((task.rows.start + r) * all + first + tile * TILE, count);
-                match task.effect {
-                    Effect::Store => {}
-                    Effect::Add => result.iter_mut().zip(&*out).for_each(|(r, o)| *r += o),
-                    Effect::SwiGlu(_) => {
-                        let up = &*std::ptr::from_ref(&b[i * TILE..][..TILE]).cast::<[f32; TILE]>();
-                        ops::swiglu_inline::<S>(result, up);
-                    }
-                }
-                out.copy_from_slice(&result[..count]);
+                take_effect::<S>(task, 0, first + tile * TILE, count, &mut a[of.clone()], &b[of]);
             }
         }
         first += count;
+    }
+}
+
+/// Lets the results of a tile (`a`, and `b` for SwiGLU's second matrix, both `[rows][TILE]`) take effect on outputs
+/// `first .. first + count` of the task's rows from `row` on.
+///
+/// # Safety
+/// As [`run`]; the results are written, and the outputs belong to this task.
+#[inline(always)]
+pub(super) unsafe fn take_effect<S: Simd>(
+    task: &Task<'_>,
+    row: usize,
+    first: usize,
+    count: usize,
+    a: &mut [MaybeUninit<f32>],
+    b: &[MaybeUninit<f32>],
+) {
+    let all = task.weights.outputs();
+    for i in 0..a.len() / TILE {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let result = &mut *std::ptr::from_mut(&mut a[i * TILE..][..TILE]).cast::<[f32; TILE]>();
+            let out = task.out.slice((task.rows.start + row + i) * all + first, count);
+            match task.effect {
+                Effect::Store => {}
+                Effect::Add => result.iter_mut().zip(&*out).for_each(|(r, o)| *r += o),
+                Effect::SwiGlu(_) => {
+                    let up = &*std::ptr::from_ref(&b[i * TILE..][..TILE]).cast::<[f32; TILE]>();
+                    ops::swiglu_inline::<S>(result, up);
+                }
+            }
+            match out.first_chunk_mut::<TILE>() {
+                // Known at compile time: two moves instead of a call.
+                Some(out) => *out = *result,
+                None => out.copy_from_slice(&result[..count]),
+            }
+        }
     }
 }
 

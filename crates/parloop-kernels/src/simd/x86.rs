@@ -302,6 +302,46 @@ impl Simd for Avx512 {
     }
 }
 
+/// Transposes 16 x 16 elements of 32 bits: `to[j][i] = from[i][j]`, rows `from_pitch` and `to_pitch` elements apart.
+///
+/// # Safety
+/// AVX-512 must be available, and all 16 rows of 16 elements valid on either side, without overlap.
+#[inline(always)]
+pub(crate) unsafe fn transpose(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut rows = [_mm512_setzero_ps(); 16];
+        for i in 0..16 {
+            rows[i] = _mm512_loadu_ps(from.add(i * from_pitch));
+        }
+        // Pairs of elements, then of pairs, then of lanes of 128 bits, then of halves.
+        let mut pairs = [_mm512_setzero_ps(); 16];
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        // quads[4 g + c] holds column c of each 128-bit lane, for rows 4 g .. 4 g + 4.
+        let mut quads = [_mm512_setzero_ps(); 16];
+        for g in 0..4 {
+            for half in 0..2 {
+                let (a, b) = (_mm512_castps_pd(pairs[4 * g + half]), _mm512_castps_pd(pairs[4 * g + 2 + half]));
+                quads[4 * g + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                quads[4 * g + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        for c in 0..4 {
+            let (a, b) = (quads[c], quads[4 + c]);
+            let (d, e) = (quads[8 + c], quads[12 + c]);
+            let (low, high) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
+            let (low2, high2) = (_mm512_shuffle_f32x4::<0x88>(d, e), _mm512_shuffle_f32x4::<0xDD>(d, e));
+            _mm512_storeu_ps(to.add(c * to_pitch), _mm512_shuffle_f32x4::<0x88>(low, low2));
+            _mm512_storeu_ps(to.add((4 + c) * to_pitch), _mm512_shuffle_f32x4::<0x88>(high, high2));
+            _mm512_storeu_ps(to.add((8 + c) * to_pitch), _mm512_shuffle_f32x4::<0xDD>(low, low2));
+            _mm512_storeu_ps(to.add((12 + c) * to_pitch), _mm512_shuffle_f32x4::<0xDD>(high, high2));
+        }
+    }
+}
+
 /// Lower half plus upper half.
 #[inline(always)]
 unsafe fn halves(v: __m512) -> __m256 {
