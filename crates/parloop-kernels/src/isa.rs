@@ -11,7 +11,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, DQ, VL) with BF16 and VNNI.
     Avx512,
-    /// AVX-512 and the matrix tiles (AMX) for bf16.
+    /// AVX-512 and the matrix tiles (AMX) for bf16 and bytes.
     Amx,
 }
 
@@ -80,18 +80,16 @@ impl Isa {
     }
 }
 
-/// Whether the processor has matrix tiles for bf16 and the system lets this process use them. Linux wants to be asked
+/// Whether the processor has matrix tiles for bf16 and bytes, and the system lets this process use them. Linux wants to be asked
 /// first, because tiles make a thread's saved state larger.
 #[cfg(target_arch = "x86_64")]
 fn tiles_permitted() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     static PERMITTED: OnceLock<bool> = OnceLock::new();
     *PERMITTED.get_or_init(|| {
-        const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
-        if __cpuid(0).eax < 7
-            || __cpuid_count(7, 0).edx & TILES_AND_BF16 != TILES_AND_BF16
-            || !cfg!(target_os = "linux")
-        {
+        // AMX-TILE, AMX-BF16, AMX-INT8.
+        const TILES: u32 = 1 << 24 | 1 << 22 | 1 << 25;
+        if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & TILES != TILES || !cfg!(target_os = "linux") {
             return false;
         }
         // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) gives 0 if the process may use tiles; threads started

@@ -3,6 +3,8 @@
 use crate::isa::{Isa, kernel};
 use crate::memory::Memory;
 use crate::project::Projector;
+#[cfg(target_arch = "x86_64")]
+use crate::project::amx;
 use crate::simd::Simd;
 use crate::weights::WeightType;
 use std::hint::black_box;
@@ -85,10 +87,19 @@ pub fn peak(on: &mut Projector, kind: WeightType) -> f64 {
         }
         black_box(out);
     };
-    on.pool.run(tasks, one);
-    let start = Instant::now();
-    on.pool.run(tasks, one);
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = |on: &mut Projector, one: &(dyn Fn(usize) + Sync)| {
+        on.pool.run(tasks, one);
+        let start = Instant::now();
+        on.pool.run(tasks, one);
+        start.elapsed().as_secs_f64()
+    };
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx && kind != WeightType::F32 {
+        // SAFETY: a projector's instruction set is available.
+        let tiles = |_: usize| unsafe { amx::peak::rounds(kind.bits().is_some(), ROUNDS) };
+        return (tasks * ROUNDS * amx::peak::OPERATIONS) as f64 / seconds(on, &tiles);
+    }
+    let seconds = seconds(on, &one);
     let lanes = match isa {
         Isa::Avx512 | Isa::Amx => 16,
         Isa::Portable | Isa::Avx2 => 8,

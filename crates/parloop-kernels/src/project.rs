@@ -5,14 +5,13 @@
 //! the workers meet once.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 mod dense;
 mod packed;
 mod prepare;
 
 use crate::isa::Isa;
 use crate::memory::Lines;
-use crate::ops;
 use crate::pool::Pool;
 use crate::profile::{Op, Profile};
 use crate::quant;
@@ -58,6 +57,8 @@ pub struct Product<'a> {
 
 /// Rows above which preparing the input is shared among the workers.
 const SHARED_PREPARATION: usize = 16;
+/// Rows from which matrix tiles are faster for 8 and 4 bits than dot products of vectors.
+const I8_TILES: usize = 16;
 /// Bytes of weights of one task: large enough to hide the cost of taking it, small enough to balance.
 const TASK_BYTES: usize = 96 << 10;
 /// Below this many bytes of weights a call is not worth waking the workers.
@@ -89,14 +90,18 @@ enum Form {
     /// bf16 in blocks of rows, for matrix tiles.
     Tiles,
     I8,
+    /// 8 bits in blocks of rows, for matrix tiles.
+    I8Tiles,
 }
 
 impl Form {
-    fn of(kind: WeightType, isa: Isa) -> Self {
+    /// For products of a weight type with so many rows.
+    fn of(kind: WeightType, isa: Isa, rows: usize) -> Self {
         match kind {
             WeightType::Bf16 if isa == Isa::Amx => Self::Tiles,
             WeightType::Bf16 if isa == Isa::Avx512 => Self::Bf16,
             WeightType::F32 | WeightType::Bf16 => Self::F32,
+            WeightType::Q8 | WeightType::Q4 if isa == Isa::Amx && rows >= I8_TILES => Self::I8Tiles,
             WeightType::Q8 | WeightType::Q4 => Self::I8,
         }
     }
@@ -148,9 +153,14 @@ impl Projector {
         }
         let began = self.profile.start();
         let isa = self.isa;
-        let uses = |form| products.iter().any(|p| Form::of(p.weights.kind(), isa) == form);
+        let uses = |form| products.iter().any(|p| Form::of(p.weights.kind(), isa, rows) == form);
         let bf16 = uses(Form::Bf16) || uses(Form::Tiles);
-        self.prepare(x, width, norm, Needs { f32: uses(Form::F32), bf16, i8: uses(Form::I8) });
+        self.prepare(
+            x,
+            width,
+            norm,
+            Needs { f32: uses(Form::F32), bf16, i8: uses(Form::I8), i8_tiles: uses(Form::I8Tiles) },
+        );
         if uses(Form::Tiles) {
             self.pack_tiles(rows, width);
         }
@@ -169,6 +179,7 @@ impl Projector {
             Form::Bf16 => plain(self.bf16_rows.as_ptr().cast(), 2),
             Form::Tiles => Input { total: rows, ..plain(tiles, 2) },
             Form::I8 => Input { blocks: self.i8_blocks.as_ptr(), ..plain(self.i8_rows.as_ptr().cast(), 1) },
+            Form::I8Tiles => Input { total: rows, ..plain(tiles, 1) },
         };
         let mut tasks: Vec<Span> = Vec::with_capacity(products.len());
         let mut total = 0;
@@ -184,14 +195,16 @@ impl Projector {
             let per_output =
                 p.weights.kind().row_bytes(width) * if matches!(p.effect, Effect::SwiGlu(_)) { 2 } else { 1 };
             let step = (share / per_output).next_multiple_of(2 * dense::TILE).max(2 * dense::TILE);
-            let (step, row_step) = match Form::of(p.weights.kind(), isa) {
+            let (step, row_step) = match Form::of(p.weights.kind(), isa, rows) {
                 #[cfg(target_arch = "x86_64")]
-                Form::Tiles if count > amx::FEW => (amx::MANY.1, amx::MANY.0),
+                Form::Tiles if rows > amx::FEW => (amx::MANY.1, amx::MANY.0),
+                #[cfg(target_arch = "x86_64")]
+                Form::I8Tiles => (step.min(amx::MANY.1 / 2), amx::MANY.0),
                 Form::Tiles => (step, dense::row_block(width, 16)),
                 _ => (step, dense::row_block(width, 6)),
             };
             let spans = outputs.div_ceil(step) * count.div_ceil(row_step);
-            let input = inputs(Form::of(p.weights.kind(), isa));
+            let input = inputs(Form::of(p.weights.kind(), isa, rows));
             let out = SharedMut::new(p.out);
             tasks.push(Span {
                 first: total,
@@ -209,6 +222,8 @@ impl Projector {
             // and are padded; tasks of a product cover disjoint outputs or rows.
             unsafe {
                 match span.product.0.kind() {
+                    #[cfg(target_arch = "x86_64")]
+                    WeightType::Q8 | WeightType::Q4 if span.input.total > 0 => amx::integer::run(isa, &span.task(i)),
                     WeightType::Q8 | WeightType::Q4 => packed::run(isa, &span.task(i)),
                     #[cfg(target_arch = "x86_64")]
                     WeightType::Bf16 if isa == Isa::Amx => amx::run(isa, &span.task(i)),
@@ -235,6 +250,11 @@ impl Projector {
         let halves = shared(&mut self.bf16_rows, grow(needs.bf16, stride), 0);
         let bytes = shared(&mut self.i8_rows, grow(needs.i8, stride), 0);
         let blocks = shared(&mut self.i8_blocks, grow(needs.i8, stride / quant::BLOCK), [0.0; 2]);
+        #[cfg(target_arch = "x86_64")]
+        let tiles = needs.i8_tiles.then(|| {
+            let layout = amx::integer::Layout::new(rows, stride);
+            (layout, SharedMut::new(self.tile_rows.at_least(layout.lines())))
+        });
         let isa = self.isa;
         let one = |r: usize| {
             let x = &x[r * width..(r + 1) * width];
@@ -248,6 +268,8 @@ impl Projector {
                     bf16: halves.slice(h.0, h.1),
                     i8: bytes.slice(i.0, i.1),
                     blocks: blocks.slice(b.0, b.1),
+                    #[cfg(target_arch = "x86_64")]
+                    tiles: tiles.map(|(layout, out)| (layout, r, out)),
                 };
                 prepare::row(isa, x, norm, forms);
             }
@@ -285,6 +307,7 @@ struct Needs {
     f32: bool,
     bf16: bool,
     i8: bool,
+    i8_tiles: bool,
 }
 
 /// A buffer of at least `len` elements, to be written by several workers.

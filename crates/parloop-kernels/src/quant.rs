@@ -97,14 +97,16 @@ fn four(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     (best.1, best.2)
 }
 
-#[inline]
+#[inline(always)]
 fn rounded(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [i8; BLOCK] {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    std::array::from_fn(|i| {
+    let mut out = [0; BLOCK];
+    for i in 0..BLOCK {
         // Rounds to nearest even by adding 1.5 * 2^23: unlike `round_ties_even`, this is vectorised everywhere.
         let v = (x[i] * inverse).clamp(low, high);
-        ((v + 12_582_912.0) - 12_582_912.0) as i8
-    })
+        out[i] = ((v + 12_582_912.0) - 12_582_912.0) as i8;
+    }
+    out
 }
 
 /// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
@@ -165,20 +167,34 @@ pub fn unpack(bits: Bits, tile: &[u8], o: usize, out: &mut [f32]) {
 ///
 /// `values` holds `[padded inputs]` signed bytes; `blocks` holds for each block the scale (f32) and the sum of the
 /// block's values (i32 bits), because weights are stored with an offset.
-#[inline]
+#[inline(always)]
 pub fn quantize_row(x: &[f32], values: &mut [i8], blocks: &mut [[f32; 2]]) {
     for (b, block) in blocks.iter_mut().enumerate() {
         let mut padded = [0.0; BLOCK];
         let from = x.get(b * BLOCK..).unwrap_or_default();
         let n = from.len().min(BLOCK);
         padded[..n].copy_from_slice(&from[..n]);
-        let most = padded.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let scale = most / 127.0;
+        let scale = largest(&padded) / 127.0;
         let quants = rounded(&padded, scale, -127.0, 127.0);
         values[b * BLOCK..][..BLOCK].copy_from_slice(&quants);
         let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
         *block = [scale, f32::from_bits(sum as u32)];
     }
+}
+
+/// The largest magnitude of a block; half against half, so that the compiler compares whole vectors.
+#[inline(always)]
+fn largest(x: &[f32; BLOCK]) -> f32 {
+    let mut most = *x;
+    let mut n = BLOCK;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            let (a, b) = (most[i].abs(), most[n + i].abs());
+            most[i] = if a > b { a } else { b };
+        }
+    }
+    most[0]
 }
 
 #[cfg(test)]

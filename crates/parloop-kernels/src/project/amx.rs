@@ -8,7 +8,9 @@
 //! Rust's stable intrinsics do not cover the tiles, hence the inline assembly.
 
 mod few;
+pub(super) mod integer;
 mod many;
+pub(crate) mod peak;
 
 use super::dense::Task;
 use crate::SharedMut;
