@@ -68,6 +68,8 @@ impl std::str::FromStr for KvType {
 pub const TILE: usize = 16;
 /// Tiles by which a cache grows: memory is added in blocks and never copied.
 const BLOCK: usize = 4;
+/// Positions by which a cache grows.
+pub const BLOCK_POSITIONS: usize = BLOCK * TILE;
 
 /// How the tiles of a block lie: `[heads][tiles][D][16]` keys, then `[heads][tiles][16][Dp]` values.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +193,7 @@ impl KvTiles {
         }
         match self.left {
             None => {
-                let needed = (first + count).div_ceil(TILE * BLOCK);
+                let needed = (first + count).div_ceil(BLOCK_POSITIONS);
                 while self.blocks.len() < needed {
                     self.blocks.push(self.layout.block(self.kind));
                 }
@@ -223,7 +225,7 @@ impl KvTiles {
         match self.left {
             None => {
                 self.end = len;
-                self.blocks.truncate(len.div_ceil(TILE * BLOCK));
+                self.blocks.truncate(len.div_ceil(BLOCK_POSITIONS));
             }
             Some(_) => (self.start, self.end) = (0, 0),
         }
