@@ -41,22 +41,7 @@ pub fn generate(
     each: impl FnMut(u32) -> bool,
 ) -> Result<Finish> {
     let mut sequence = engine.sequence();
-    write(engine, &mut sequence, prompt, options, false, each)
-}
-
-/// [`generate`], going on from a sequence: one that was kept, forked or loaded. Unless the context is full, it holds
-/// the prompt and every token that `each` saw afterwards. The prompt may be empty if the sequence is not.
-///
-/// # Errors
-/// As [`generate`].
-pub fn continue_from(
-    engine: &mut Engine,
-    sequence: &mut Sequence,
-    prompt: &[u32],
-    options: &Generation,
-    each: impl FnMut(u32) -> bool,
-) -> Result<Finish> {
-    write(engine, sequence, prompt, options, true, each)
+    continue_from(engine, &mut sequence, prompt, options, each)
 }
 
 /// [`generate`], taking from a cache what it has of the prompt. The cache then knows the prompt, and the prompt with
@@ -73,24 +58,25 @@ pub fn generate_cached(
 ) -> Result<Finish> {
     options.sampling.validate()?;
     engine.model().config().check_tokens(prompt)?;
-    let (mut sequence, held) = cache.lookup(prompt).unwrap_or_else(|| (engine.sequence(), 0));
-    match &prompt[held..] {
-        [] => engine.logits(&mut sequence)?,
-        rest => engine.prefill(&mut sequence, rest, &options.prefill)?,
-    };
-    cache.insert(&sequence);
-    let finish = write(engine, &mut sequence, &[], options, true, each)?;
+    let (mut sequence, _) = cache.prefill(engine, prompt, &options.prefill)?;
+    let finish = continue_from(engine, &mut sequence, &[], options, each)?;
     cache.insert(&sequence);
     Ok(finish)
 }
 
-/// Writes a continuation; with `keep`, the sequence takes in the last token too, for whoever goes on from it.
-fn write(
+/// [`generate`], going on from a sequence: one that was kept, forked or loaded. The prompt may be empty if the
+/// sequence is not.
+///
+/// Afterwards the sequence holds the prompt and the tokens that `each` saw; without the last of them, which is the
+/// first of whatever follows, unless the model ended the text.
+///
+/// # Errors
+/// As [`generate`].
+pub fn continue_from(
     engine: &mut Engine,
     sequence: &mut Sequence,
     prompt: &[u32],
     options: &Generation,
-    keep: bool,
     mut each: impl FnMut(u32) -> bool,
 ) -> Result<Finish> {
     let model = engine.model().clone();
@@ -99,28 +85,26 @@ fn write(
     let mut sampler = Sampler::new(options.sampling.clone(), known)?;
     sequence.tokens().iter().chain(prompt).for_each(|t| sampler.accept(*t));
     let mode = options.mode.unwrap_or(Mode::best(config));
-    let mut next = sampler.sample(match prompt {
+    let logits = match prompt {
         [] => engine.logits(sequence)?,
         prompt => engine.prefill(sequence, prompt, &options.prefill)?,
-    })?;
+    };
+    let mut next = sampler.sample(logits)?;
     for i in 0..options.tokens {
         if config.eos_ids().contains(&next) && !options.ignore_end {
             return Ok(Finish::End);
         }
         sampler.accept(next);
-        let full = sequence.len() >= config.max_position_embeddings;
-        let finish = match each(next) {
-            false => Some(Finish::Stopped),
-            true if i + 1 == options.tokens => Some(Finish::Length),
-            true => full.then_some(Finish::Context),
-        };
-        if finish.is_none() || keep && !full {
-            let logits = engine.step(&mut [&mut *sequence], &[next], mode)?;
-            next = if finish.is_none() { sampler.sample(logits)? } else { next };
+        if !each(next) {
+            return Ok(Finish::Stopped);
         }
-        if let Some(finish) = finish {
-            return Ok(finish);
+        if i + 1 == options.tokens {
+            break;
         }
+        if sequence.len() >= config.max_position_embeddings {
+            return Ok(Finish::Context);
+        }
+        next = sampler.sample(engine.step(&mut [&mut *sequence], &[next], mode)?)?;
     }
     Ok(Finish::Length)
 }

@@ -1,7 +1,7 @@
 //! A cache of prefixes: what was computed for one prompt serves the next that begins alike.
 
 use crate::prefill::Starts;
-use crate::{Error, Prefill, Result, Sequence};
+use crate::{Engine, Error, Prefill, Result, Sequence};
 use parloop_kernels::KvType;
 use parloop_model::ModelConfig;
 use std::collections::HashSet;
@@ -71,6 +71,22 @@ impl PrefixCache {
         let mut sequence = entry.sequence.clone();
         sequence.truncate(common);
         Some((sequence, common))
+    }
+
+    /// A sequence that holds `prompt`, of which as much as pays is taken from the cache, and how many tokens that were.
+    /// The cache then holds it too, if it fits.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill(&mut self, engine: &mut Engine, prompt: &[u32], options: &Prefill) -> Result<(Sequence, usize)> {
+        let (mut sequence, held) = self.lookup(prompt).unwrap_or_else(|| (engine.sequence(), 0));
+        if held == 0 || held < prompt.len() {
+            engine.prefill(&mut sequence, &prompt[held..], options)?;
+        } else {
+            engine.rebuild(&mut sequence, options)?;
+        }
+        self.insert(&sequence);
+        Ok((sequence, held))
     }
 
     /// Keeps a fork of a sequence, and gives up those used least recently until all fit the budget. Returns whether it

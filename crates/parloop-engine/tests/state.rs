@@ -333,15 +333,15 @@ fn generation_from_a_cache_or_a_kept_sequence_is_the_same_text() {
             assert_eq!((again, cache.len()), (whole.clone(), 2));
         }
         let full = [&prompt[..], &whole].concat();
-        assert_eq!(cache.lookup(&full).map(|(s, held)| (s.len(), held)), Some((55, 55)));
-        // In two parts: the sequence holds every token that was shown.
+        // The last token is the first of whatever follows.
+        assert_eq!(cache.lookup(&full).map(|(s, held)| (s.len(), held)), Some((54, 54)));
         let (mut sequence, mut parts) = (engine.sequence(), Vec::new());
         let first = Generation { tokens: 10, ..options.clone() };
         continue_from(&mut engine, &mut sequence, &prompt, &first, |t| each(&mut parts, t)).unwrap();
-        assert_eq!(sequence.tokens(), &full[..40]);
+        assert_eq!(sequence.tokens(), &full[..39]);
         let second = Generation { tokens: 15, ..options };
-        continue_from(&mut engine, &mut sequence, &[], &second, |t| each(&mut parts, t)).unwrap();
-        assert_eq!((parts, sequence.tokens()), (whole, &full[..]));
+        continue_from(&mut engine, &mut sequence, &full[39..40], &second, |t| each(&mut parts, t)).unwrap();
+        assert_eq!((parts, sequence.tokens()), (whole, &full[..54]));
         let empty = continue_from(&mut engine, &mut Sequence::new(&config, KvType::F32), &[], &second, |_| true);
         assert!(empty.unwrap_err().to_string().contains("no tokens"));
     }
@@ -439,9 +439,6 @@ fn a_state_of_another_model_type_or_machine_is_refused() {
             Err(e) => assert!(e.to_string().contains(&format!("PARLOOP_ISA={}", isa.name())), "{e}"),
         }
     }
-    // A single number of a norm makes another model.
-    let names = source.tensor("model.norm.weight").unwrap().to_f32();
-    assert!(!names.is_empty());
     assert!(engine.load_state(folder.path()).unwrap_err().to_string().contains("regular file"));
     assert!(engine.load_state(&folder.path().join("none")).unwrap_err().to_string().contains("cannot open"));
 }
@@ -463,7 +460,7 @@ fn saving_replaces_a_state_as_a_whole_and_nothing_else() {
     let refusal = |path: &Path| engine.save_state(&sequence, path).unwrap_err().to_string();
     assert!(refusal(&text).contains("not a saved state, so it is not replaced"));
     assert!(refusal(folder.path()).contains("not replaced"));
-    assert!(refusal(&folder.path().join("none/state")).contains("cannot write"));
+    assert!(refusal(&folder.path().join("none/state")).contains("folder that does not exist"));
     assert!(refusal(Path::new("/")).contains("name of a file"));
     assert_eq!(std::fs::read(&text).unwrap(), b"precious");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left behind");

@@ -32,6 +32,14 @@ use twox_hash::xxhash3_128::Hasher;
 const CHECKSUM: usize = 16;
 
 impl Engine {
+    /// Refuses a path to which [`Engine::save_state`] would not write, before work is done for it.
+    ///
+    /// # Errors
+    /// It names no file, lies in no folder, or names something that exists and is not a saved state.
+    pub fn check_state_path(path: &Path) -> Result<()> {
+        temporary(path).map(|_| ())
+    }
+
     /// Saves a sequence to a file: written beside it, flushed to disk, and renamed, so that the file is whole or as it
     /// was before.
     ///
@@ -41,8 +49,7 @@ impl Engine {
         let beside = temporary(path)?;
         let written = self.write_state(sequence, &beside).and_then(|()| {
             fs::rename(&beside, path)?;
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()
+            File::open(folder(path))?.sync_all()
         });
         if written.is_err() {
             // It is of no use to anyone; that it may not exist is no further error.
@@ -193,6 +200,9 @@ fn read_header(from: &mut Hashed<BufReader<File>>, path: &Path) -> Result<Header
 /// Where a file is written before it takes its name. Only a saved state is ever replaced.
 fn temporary(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| bad(path, "is not the name of a file; give a file to be written"))?;
+    if !folder(path).is_dir() {
+        return Err(bad(path, "lies in a folder that does not exist; create it, or give another name"));
+    }
     if path.exists() {
         let is_state = File::open(path).and_then(|f| Hashed::new(BufReader::new(f)).begins_with_magic());
         if !path.is_file() || !is_state.map_err(|e| io("read", path, e))? {
@@ -200,6 +210,10 @@ fn temporary(path: &Path) -> Result<PathBuf> {
         }
     }
     Ok(path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A file whose bytes are hashed as they pass.
