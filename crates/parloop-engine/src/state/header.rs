@@ -60,11 +60,15 @@ impl Header {
         }
         if self.recipe != here.recipe {
             let (was, is) = (self.recipe.describe(), here.recipe.describe());
-            return Some(format!("was made by another model ({was}), this one is: {is}; give the model that made it"));
+            return Some(format!(
+                "was made by another model ({was}), this one is: {is}; give the model that made it, or another file"
+            ));
         }
         if self.model != here.model {
             let (was, is) = (&self.model, here.model);
-            return Some(format!("was made by another model ({was}), this one is {is}; give the model that made it"));
+            return Some(format!(
+                "was made by another model ({was}), this one is {is}; give the model that made it, or another file"
+            ));
         }
         if self.kv != here.kv {
             let (was, is) = (&self.kv, here.kv);
