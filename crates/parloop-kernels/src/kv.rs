@@ -69,7 +69,7 @@ pub const TILE: usize = 16;
 /// Tiles by which a cache grows: memory is added in blocks and never copied.
 const BLOCK: usize = 4;
 /// Positions by which a cache grows.
-pub const BLOCK_POSITIONS: usize = BLOCK * TILE;
+const BLOCK_POSITIONS: usize = BLOCK * TILE;
 
 /// How the tiles of a block lie: `[heads][tiles][D][16]` keys, then `[heads][tiles][16][Dp]` values.
 #[derive(Clone, Copy, Debug)]
@@ -110,9 +110,15 @@ impl Layout {
         Place { key: self.key(slot, h) + lane, value, scale: self.scale(slot, h) + lane }
     }
 
+    /// Elements and scales of a block.
+    fn sizes(self) -> (usize, usize) {
+        let positions = self.heads * self.tiles * TILE;
+        (positions * (self.dim + self.padded()), positions * 2)
+    }
+
     fn block(self, kind: KvType) -> Block {
-        let elements = self.heads * self.tiles * TILE * (self.dim + self.padded());
-        Block::new(kind, elements, self.heads * self.tiles * 2 * TILE)
+        let (elements, scales) = self.sizes();
+        Block::new(kind, elements, scales)
     }
 }
 
@@ -177,6 +183,13 @@ impl KvTiles {
     /// Bytes allocated, whether shared or not.
     pub fn bytes(&self) -> usize {
         self.blocks.iter().map(Block::bytes).sum()
+    }
+
+    /// Bytes that are allocated once `positions` positions are held, however many there are now.
+    pub fn bytes_at(&self, positions: usize) -> usize {
+        let (elements, scales) = self.layout.sizes();
+        let blocks = if self.left.is_some() { 1 } else { positions.div_ceil(BLOCK_POSITIONS) };
+        blocks * (elements * self.kind.size() + scales * self.kind.scale_size())
     }
 
     /// Each piece of memory in use: an address that only clones share, and its bytes.
@@ -367,6 +380,7 @@ mod tests {
         }
         (0..200).for_each(|t| holds(&kv, t));
         assert_eq!(kv.bytes(), 4 * 256 * 2 * (6 + 16));
+        assert_eq!(KvTiles::cache(KvType::F32, 2, 6).bytes_at(200), kv.bytes());
     }
 
     #[test]
@@ -464,6 +478,7 @@ mod tests {
                     assert_eq!(again, bytes, "{kind:?} {t}");
                 }
                 assert_eq!(other.range(), held);
+                assert_eq!(new().bytes_at(75), kv.bytes(), "{kind:?}");
                 if kind == KvType::F32 {
                     held.for_each(|t| holds(&other, t));
                 }
