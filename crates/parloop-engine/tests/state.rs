@@ -7,7 +7,7 @@ use common::{continuation, engine, length, tokens};
 use parloop_engine::{Engine, Generation, Mode, Model, Prefill, PrefixCache, SampleOptions, Sequence};
 use parloop_engine::{continue_from, generate, generate_cached};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
-use parloop_model::{GateKind, KvMode, Local, ModelConfig, Recipe};
+use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
 use parloop_testing::{Rng, checkpoint, config, config_with};
 use proptest::prelude::*;
 use std::path::Path;
@@ -441,6 +441,33 @@ fn a_state_of_another_model_type_or_machine_is_refused() {
     }
     assert!(engine.load_state(folder.path()).unwrap_err().to_string().contains("regular file"));
     assert!(engine.load_state(&folder.path().join("none")).unwrap_err().to_string().contains("cannot open"));
+}
+
+#[test]
+fn a_number_in_any_tensor_makes_another_model() {
+    let rng = &mut Rng(12);
+    for gate in [GateKind::Hidden, GateKind::Query] {
+        let config = config_with(rng, Recipe { local: Some(Local { left: 3, gate }), ..Recipe::plt(2) });
+        let source = checkpoint(&config, rng);
+        let specs = tensors::expected(&config);
+        let mut values: Vec<Vec<f32>> = specs.iter().map(|s| source.tensor(&s.name).unwrap().to_f32()).collect();
+        let with = |values: &[Vec<f32>]| {
+            let tensors = specs.iter().zip(values).map(|(s, v)| (s.name.clone(), s.shape.clone(), v.as_slice()));
+            let model = Model::new(&Checkpoint::from_f32(config.clone(), tensors, None).unwrap()).unwrap();
+            Engine::with_isa(Arc::new(model), 1, Isa::Portable)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let engine = with(&values);
+        engine.save_state(&engine.sequence(), &path).unwrap();
+        with(&values).load_state(&path).unwrap();
+        for i in 0..values.len() {
+            *values[i].last_mut().unwrap() += 1.0;
+            let message = with(&values).load_state(&path).unwrap_err().to_string();
+            assert!(message.contains("another model"), "{}: {message}", specs[i].name);
+            values[i] = source.tensor(&specs[i].name).unwrap().to_f32();
+        }
+    }
 }
 
 #[test]

@@ -36,17 +36,20 @@ pub fn begin(engine: &mut Engine, args: &State, loaded: Sequence, ids: Vec<u32>,
     let Some(path) = &args.prompt_cache else { return Ok(Start { sequence: loaded, rest: ids, cached: 0 }) };
     let budget = args.cache_bytes.unwrap_or(usize::MAX);
     let mut cache = PrefixCache::new(engine.model().config(), engine.kv_type(), budget)?;
+    let needed = engine.need(ids.len(), prefill).state;
+    if needed > budget {
+        bail!(
+            "the state of the prompt's {} tokens takes {}, --cache-bytes allows {}: allow more, or leave out --prompt-cache",
+            ids.len(),
+            bytes(needed),
+            bytes(budget)
+        );
+    }
     if path.exists() {
         cache.insert(&engine.load_state(path)?);
     }
     let (sequence, cached) = cache.prefill(engine, &ids, prefill)?;
     if cached < ids.len() {
-        if sequence.bytes() > budget {
-            let (found, limit) = (bytes(sequence.bytes()), bytes(budget));
-            bail!(
-                "the prompt's state takes {found}, --cache-bytes allows {limit}: allow more, or leave out --prompt-cache"
-            );
-        }
         engine.save_state(&sequence, path)?;
     }
     Ok(Start { sequence, rest: Vec::new(), cached })
