@@ -13,23 +13,29 @@
 //! | several sequences | the above for each, mixed |
 //!
 //! [`Sequence`] is what is remembered between passes: the shared cache, the rings of later loops, and the carried
-//! vectors.
+//! vectors. It can be forked, rolled back, saved and loaded; [`PrefixCache`] keeps many of them for prompts that begin
+//! alike.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod error;
 pub mod generate;
 pub mod model;
 mod pass;
 pub mod prefill;
+pub mod prefix;
 pub mod sample;
 pub mod score;
 pub mod sequence;
+mod state;
 pub mod step;
 
+pub use budget::Need;
 pub use error::{Error, Result};
-pub use generate::{Generation, generate};
+pub use generate::{Generation, continue_from, generate, generate_cached};
 pub use model::Model;
 pub use prefill::Prefill;
+pub use prefix::PrefixCache;
 pub use sample::{SampleOptions, Sampler};
 pub use score::{Passes, Score, score};
 pub use sequence::Sequence;

@@ -30,6 +30,19 @@ impl Default for Prefill {
     }
 }
 
+impl Prefill {
+    /// Checks the chunk.
+    ///
+    /// # Errors
+    /// It is 0.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.chunk == 0 {
+            return Err(Error::Input("a chunk of 0 positions was asked for; give at least 1".into()));
+        }
+        Ok(())
+    }
+}
+
 /// Takes the logits `[V]` of a position.
 type TakeLogits<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
@@ -37,38 +50,57 @@ type TakeLogits<'a> = &'a mut dyn FnMut(usize, &[f32]);
 const HEAD_ROWS: usize = 64;
 
 /// The first position whose input to each layer of each loop is needed.
-struct Starts {
+pub(crate) struct Starts {
     /// First position whose output of loop r is needed.
     outputs: Vec<usize>,
+    /// First position that any loop computes.
+    begin: usize,
     layers: usize,
     left: usize,
     deficit: usize,
 }
 
 impl Starts {
-    fn new(config: &ModelConfig, end: usize, options: &Prefill, all_logits: bool) -> Self {
+    /// For a sequence that holds `held` positions and is to hold `end`. `all` wants the last loop's output at every
+    /// new position, not only at the last one. If `stale`, the sequence holds only what forks share: loop 1's keys
+    /// and values (every loop's, with `kv = per_loop`); what else the new positions depend on is computed again.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        held: usize,
+        end: usize,
+        all: bool,
+        stale: bool,
+        options: &Prefill,
+    ) -> Self {
         let recipe = &config.recipe;
         let layers = config.num_hidden_layers;
         let left = recipe.local.map_or(0, |l| l.left);
-        let mut outputs = vec![0; recipe.count];
-        if options.truncate && !all_logits && recipe.kv == KvMode::Shared {
-            let mut needed = end - 1;
-            for r in (1..recipe.count).rev() {
-                outputs[r] = needed;
-                needed = needed.saturating_sub(layers * left).saturating_sub(usize::from(recipe.shift));
-            }
+        let truncate = options.truncate && !all && recipe.kv == KvMode::Shared;
+        let wanted = if truncate { end - 1 } else { held.min(end - 1) };
+        let mut outputs = vec![wanted; recipe.count];
+        for r in (1..recipe.count).rev() {
+            outputs[r - 1] = outputs[r].saturating_sub(layers * left).saturating_sub(usize::from(recipe.shift));
         }
-        Self { outputs, layers, left, deficit: options.deficit }
+        // Every new position needs keys and values of loop 1.
+        outputs[0] = outputs[0].min(held);
+        let begin = if stale { outputs[0] } else { held };
+        Self { outputs, begin, layers, left, deficit: options.deficit }
     }
 
-    /// First position whose input to layer n of loop r is needed (its output, for n = N). Loop 1 always runs whole:
-    /// its keys and values are the cache.
+    /// First position whose input to layer n of loop r is needed (its output, for n = N). Loop 1 finds the keys and
+    /// values of earlier positions in its cache, and so do all loops without a window.
     fn at(&self, r: usize, n: usize) -> usize {
         if r == 0 || self.outputs[r] == 0 {
-            return 0;
+            return self.outputs[r];
         }
         let start = self.outputs[r].saturating_sub((self.layers - n) * self.left);
         if n == 0 && start > 0 { start + self.deficit } else { start }
+    }
+
+    /// Rows to be computed up to position `end`, each layer of each loop counted.
+    pub(crate) fn rows(&self, end: usize) -> usize {
+        let rows = |r: usize, n: usize| end - self.at(r, n).max(self.begin).min(end);
+        (0..self.outputs.len()).map(|r| (0..self.layers).map(|n| rows(r, n)).sum::<usize>()).sum()
     }
 }
 
@@ -103,28 +135,45 @@ impl Engine {
         sequence: &mut Sequence,
         tokens: &[u32],
         options: &Prefill,
-        mut all: Option<TakeLogits<'_>>,
-        mut observer: Option<&mut dyn Observer>,
+        all: Option<TakeLogits<'_>>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<()> {
         let model = self.model.clone();
         let c = model.config();
         c.check_tokens(tokens)?;
-        let end = sequence.length + tokens.len();
+        let end = sequence.len() + tokens.len();
         if end > c.max_position_embeddings {
             return Err(Error::Input(format!(
                 "{} tokens after {} are more than the model's context of {}: shorten the input",
                 tokens.len(),
-                sequence.length,
+                sequence.len(),
                 c.max_position_embeddings
             )));
         }
-        if options.chunk == 0 {
-            return Err(Error::Input("a chunk of 0 positions was asked for; give at least 1".into()));
-        }
-        let starts = Starts::new(c, end, options, all.is_some() || observer.is_some());
+        options.validate()?;
+        let stale = sequence.is_stale(&c.recipe);
+        self.advance(sequence, tokens, stale, options, all, observer);
+        Ok(())
+    }
+
+    /// Runs the loops over new tokens and, if the sequence is `stale`, over what of the old ones they depend on.
+    pub(crate) fn advance(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        stale: bool,
+        options: &Prefill,
+        mut all: Option<TakeLogits<'_>>,
+        mut observer: Option<&mut dyn Observer>,
+    ) {
+        let model = self.model.clone();
+        let c = model.config();
+        let (held, end) = (sequence.len(), sequence.len() + tokens.len());
+        let starts = Starts::new(c, held, end, all.is_some() || observer.is_some(), stale, options);
         let (d, loops, layers) = (c.hidden_size, c.recipe.count, c.num_hidden_layers);
-        for chunk in tokens.chunks(options.chunk) {
-            let (a, b) = (sequence.length, sequence.length + chunk.len());
+        sequence.tokens.extend_from_slice(tokens);
+        for a in (starts.begin..end).step_by(options.chunk) {
+            let b = a + options.chunk.min(end - a);
             // Outputs of the loop before for this chunk, from position `from` on.
             let (mut before, mut from) = (Vec::<f32>::new(), a);
             for r in 0..loops {
@@ -135,7 +184,7 @@ impl Engine {
                 self.x.resize((b - first) * d, 0.0);
                 for t in first..b {
                     let row = t - first;
-                    model.embedding.row(chunk[t - a] as usize, &mut self.x[row * d..][..d]);
+                    model.embedding.row(sequence.tokens[t] as usize, &mut self.x[row * d..][..d]);
                     if r > 0 {
                         let source = t as isize - isize::from(c.recipe.shift);
                         let h = match usize::try_from(source - from as isize) {
@@ -151,10 +200,11 @@ impl Engine {
                 }
                 let rows: Vec<Row> = (first..b).map(|position| Row { sequence: 0, r, position }).collect();
                 let count = rows.len();
+                let new = held.saturating_sub(first).min(count);
                 self.pass(&mut [sequence], &rows, |n| starts.at(r, n).saturating_sub(first).min(count));
                 if let Some(observer) = observer.as_deref_mut() {
                     let mut state = vec![0.0; d];
-                    for (i, row) in rows.iter().enumerate() {
+                    for (i, row) in rows.iter().enumerate().skip(new) {
                         self.normed(i, &mut state);
                         observer.state(0, r, row.position, &state);
                     }
@@ -172,8 +222,14 @@ impl Engine {
                     if starts.at(r + 1, 0) >= b {
                         sequence.carried[r].copy_from_slice(&before[before.len() - d..]);
                     }
-                } else if let Some(all) = all.as_deref_mut() {
-                    let mut i = 0;
+                    continue;
+                }
+                if b == end {
+                    sequence.last.clear();
+                    sequence.last.extend_from_slice(&self.x[(count - 1) * d..][..d]);
+                }
+                if let Some(all) = all.as_deref_mut() {
+                    let mut i = new;
                     while i < count {
                         let n = HEAD_ROWS.min(count - i);
                         self.head(i..i + n);
@@ -186,8 +242,6 @@ impl Engine {
                     self.head(count - 1..count);
                 }
             }
-            sequence.length = b;
         }
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Decode: one token for each of some sequences.
 
 use crate::pass::Row;
-use crate::{Engine, Error, Result, Sequence};
+use crate::{Engine, Error, Prefill, Result, Sequence};
 
 /// How the loops of a token are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Engine {
         c.check_tokens(&tokens[..1])?;
         for (sequence, token) in sequences.iter().zip(tokens) {
             c.check_tokens(std::slice::from_ref(token))?;
-            if sequence.length >= c.max_position_embeddings {
+            if sequence.len() >= c.max_position_embeddings {
                 return Err(Error::Input(format!(
                     "the context of {} tokens is full: shorten the prompt or ask for fewer tokens",
                     c.max_position_embeddings
@@ -63,6 +63,9 @@ impl Engine {
         }
         if let (Mode::OnePass, Some(reason)) = (mode, c.recipe.why_not_one_pass()) {
             return Err(Error::OnePass(reason));
+        }
+        for sequence in sequences.iter_mut().filter(|s| s.is_stale(&c.recipe)) {
+            self.rebuild(sequence, &Prefill::default())?;
         }
         let (d, loops) = (c.hidden_size, c.recipe.count);
         // Each pass takes these loops: all at once, or one after the other.
@@ -84,7 +87,7 @@ impl Engine {
                         let current = &handed[((r - 1) * batch + i) * d..][..d];
                         self.loop_input(row, if c.recipe.shift { &sequence.carried[r - 1] } else { current });
                     }
-                    rows.push(Row { sequence: i, r, position: sequence.length });
+                    rows.push(Row { sequence: i, r, position: sequence.len() });
                 }
             }
             self.pass(sequences, &rows, |_| 0);
@@ -101,7 +104,9 @@ impl Engine {
             last = rows.len() - batch;
         }
         for (i, sequence) in sequences.iter_mut().enumerate() {
-            sequence.length += 1;
+            sequence.tokens.push(tokens[i]);
+            sequence.last.clear();
+            sequence.last.extend_from_slice(&self.x[(last + i) * d..][..d]);
             for (r, carried) in sequence.carried.iter_mut().enumerate() {
                 carried.copy_from_slice(&handed[(r * batch + i) * d..][..d]);
             }

@@ -4,8 +4,16 @@
 //! to 16), so that attention works on whole vectors: sixteen scores at a time, and D outputs at a time. Tiles start at
 //! positions that are multiples of 16, in caches and rings alike, so that a row reduces over the same tiles in the
 //! same order wherever its keys are kept.
+//!
+//! A clone shares its blocks of tiles with the original; a block is copied when one of the two writes to it. So a fork
+//! of a sequence costs pointers, and the blocks in which the forks differ.
 
-use crate::simd::{Simd, f32_to_bf16};
+mod block;
+mod bytes;
+
+pub(crate) use block::Element;
+
+use block::{Block, BlockMut};
 
 /// Element type of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,153 +64,78 @@ impl std::str::FromStr for KvType {
     }
 }
 
-/// An element as it is stored.
-pub(crate) trait Element: Copy + Default + 'static {
-    /// Whether elements must be multiplied by their position's scale.
-    const SCALED: bool = false;
-    /// The elements of a block of this type.
-    fn of(block: &Block) -> &[Self];
-    /// Loads as many elements as a vector has lanes, as f32.
-    ///
-    /// # Safety
-    /// The instruction set must be available and `p` valid for that many elements.
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn of(block: &Block) -> &[Self] {
-        match block {
-            Block::F32(values) => values,
-            _ => &[],
-        }
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load(p) }
-    }
-}
-
-impl Element for u16 {
-    #[inline(always)]
-    fn of(block: &Block) -> &[Self] {
-        match block {
-            Block::Bf16(values) => values,
-            _ => &[],
-        }
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_bf16_as_f32(p) }
-    }
-}
-
-impl Element for i8 {
-    const SCALED: bool = true;
-    #[inline(always)]
-    fn of(block: &Block) -> &[Self] {
-        match block {
-            Block::Q8(values, _) => values,
-            _ => &[],
-        }
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_i8_as_f32(p) }
-    }
-}
-
-/// Some tiles in one piece of memory.
-#[derive(Clone, Debug)]
-pub(crate) enum Block {
-    F32(Box<[f32]>),
-    Bf16(Box<[u16]>),
-    /// Numbers, and scales: `[heads][tiles of the block][keys, values][16]`.
-    Q8(Box<[i8]>, Box<[f32]>),
-}
-
-impl Block {
-    fn new(kind: KvType, len: usize, scales: usize) -> Self {
-        match kind {
-            KvType::Q8 => Self::Q8(vec![0; len].into(), vec![0.0; scales].into()),
-            KvType::F32 => Self::F32(vec![0.0; len].into()),
-            KvType::Bf16 => Self::Bf16(vec![0; len].into()),
-        }
-    }
-
-    /// Stores the numbers of one head of one position at `first`, `first + step`, ...; `scale` is where their scale
-    /// goes.
-    fn store(&mut self, values: &[f32], first: usize, step: usize, scale: usize) {
-        let places = (first..).step_by(step);
-        match self {
-            Self::F32(block) => values.iter().zip(places).for_each(|(v, i)| block[i] = *v),
-            Self::Bf16(block) => values.iter().zip(places).for_each(|(v, i)| block[i] = f32_to_bf16(*v)),
-            Self::Q8(block, scales) => {
-                let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-                values.iter().zip(places).for_each(|(v, i)| block[i] = (v * inverse).round_ties_even() as i8);
-                scales[scale] = most / 127.0;
-            }
-        }
-    }
-
-    /// Copies `len` numbers as they are stored.
-    fn copy(&mut self, to: usize, other: &Self, from: usize, len: usize) {
-        match (self, other) {
-            (Self::F32(a), Self::F32(b)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
-            (Self::Bf16(a), Self::Bf16(b)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
-            (Self::Q8(a, _), Self::Q8(b, _)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
-            // Blocks of one ring are of one type.
-            _ => {}
-        }
-    }
-
-    fn scales(&self) -> &[f32] {
-        match self {
-            Self::Q8(_, scales) => scales,
-            _ => &[],
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::F32(values) => 4 * values.len(),
-            Self::Bf16(values) => 2 * values.len(),
-            Self::Q8(values, scales) => values.len() + 4 * scales.len(),
-        }
-    }
-
-    /// Fills the block with numbers that are small but not zero.
-    fn pretend(&mut self) {
-        match self {
-            Self::F32(values) => values.fill(1e-3),
-            Self::Bf16(values) => values.fill(f32_to_bf16(1e-3)),
-            Self::Q8(values, scales) => {
-                values.fill(1);
-                scales.fill(1e-3);
-            }
-        }
-    }
-}
-
 /// Positions of a tile.
 pub const TILE: usize = 16;
 /// Tiles by which a cache grows: memory is added in blocks and never copied.
 const BLOCK: usize = 4;
+/// Positions by which a cache grows.
+const BLOCK_POSITIONS: usize = BLOCK * TILE;
+
+/// How the tiles of a block lie: `[heads][tiles][D][16]` keys, then `[heads][tiles][16][Dp]` values.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    heads: usize,
+    dim: usize,
+    /// Tiles of a block; a ring is a single block.
+    tiles: usize,
+}
+
+impl Layout {
+    /// D rounded up to whole vectors.
+    #[inline(always)]
+    fn padded(self) -> usize {
+        self.dim.next_multiple_of(TILE)
+    }
+
+    #[inline(always)]
+    fn key(self, slot: usize, h: usize) -> usize {
+        (h * self.tiles + slot) * self.dim * TILE
+    }
+
+    #[inline(always)]
+    fn value(self, slot: usize, h: usize) -> usize {
+        self.heads * self.tiles * self.dim * TILE + (h * self.tiles + slot) * self.padded() * TILE
+    }
+
+    /// Scales are `[heads][tiles][keys, values][16]`.
+    #[inline(always)]
+    fn scale(self, slot: usize, h: usize) -> usize {
+        (h * self.tiles + slot) * 2 * TILE
+    }
+
+    /// Where one head of the position at `lane` of a tile lies.
+    #[inline(always)]
+    fn position(self, slot: usize, h: usize, lane: usize) -> Place {
+        let value = self.value(slot, h) + lane * self.padded();
+        Place { key: self.key(slot, h) + lane, value, scale: self.scale(slot, h) + lane }
+    }
+
+    /// Elements and scales of a block.
+    fn sizes(self) -> (usize, usize) {
+        let positions = self.heads * self.tiles * TILE;
+        (positions * (self.dim + self.padded()), positions * 2)
+    }
+
+    fn block(self, kind: KvType) -> Block {
+        let (elements, scales) = self.sizes();
+        Block::new(kind, elements, scales)
+    }
+}
+
+/// Where one head of a position lies in its block: a key's numbers are TILE apart, a value's side by side; the
+/// value's scale is TILE after the key's.
+struct Place {
+    key: usize,
+    value: usize,
+    scale: usize,
+}
 
 /// Keys and values: a growing cache of all positions, or a ring of the last few.
 #[derive(Clone, Debug)]
 pub struct KvTiles {
     kind: KvType,
-    heads: usize,
-    dim: usize,
-    /// `[heads][tiles of the block][D][16]` keys, then `[heads][tiles of the block][16][Dp]` values.
+    layout: Layout,
     blocks: Vec<Block>,
-    /// Tiles of a block; a ring is a single block.
-    tiles: usize,
     /// For a ring: positions to the left that must stay readable.
     left: Option<usize>,
     /// Positions `start .. end` are held.
@@ -213,24 +146,18 @@ pub struct KvTiles {
 impl KvTiles {
     /// An empty cache for all positions of `heads` heads of size `dim`.
     pub fn cache(kind: KvType, heads: usize, dim: usize) -> Self {
-        Self { kind, heads, dim, blocks: Vec::new(), tiles: BLOCK, left: None, start: 0, end: 0 }
+        Self { kind, layout: Layout { heads, dim, tiles: BLOCK }, blocks: Vec::new(), left: None, start: 0, end: 0 }
     }
 
     /// An empty ring for the last `left` positions and the current one.
     pub fn ring(kind: KvType, heads: usize, dim: usize, left: usize) -> Self {
-        let mut ring = Self { kind, heads, dim, blocks: Vec::new(), tiles: 0, left: Some(left), start: 0, end: 0 };
-        ring.resize(ring_tiles(left + 1));
-        ring
-    }
-
-    /// Elements of a tile: keys and values of all heads.
-    fn tile_elements(&self) -> usize {
-        self.heads * TILE * (self.dim + self.padded())
+        let layout = Layout { heads, dim, tiles: ring_tiles(left + 1) };
+        Self { kind, layout, blocks: vec![layout.block(kind)], left: Some(left), start: 0, end: 0 }
     }
 
     /// D rounded up to whole vectors.
     pub fn padded(&self) -> usize {
-        self.dim.next_multiple_of(TILE)
+        self.layout.padded()
     }
 
     /// Element type.
@@ -240,7 +167,7 @@ impl KvTiles {
 
     /// Heads and the size of a head.
     pub fn shape(&self) -> (usize, usize) {
-        (self.heads, self.dim)
+        (self.layout.heads, self.layout.dim)
     }
 
     /// The positions held.
@@ -248,9 +175,26 @@ impl KvTiles {
         self.start..self.end
     }
 
-    /// Bytes allocated.
+    /// For a ring, the positions to the left that stay readable.
+    pub fn window(&self) -> Option<usize> {
+        self.left
+    }
+
+    /// Bytes allocated, whether shared or not.
     pub fn bytes(&self) -> usize {
         self.blocks.iter().map(Block::bytes).sum()
+    }
+
+    /// Bytes that are allocated once `positions` positions are held, however many there are now.
+    pub fn bytes_at(&self, positions: usize) -> usize {
+        let (elements, scales) = self.layout.sizes();
+        let blocks = if self.left.is_some() { 1 } else { positions.div_ceil(BLOCK_POSITIONS) };
+        blocks * (elements * self.kind.size() + scales * self.kind.scale_size())
+    }
+
+    /// Each piece of memory in use: an address that only clones share, and its bytes.
+    pub fn memory(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.blocks.iter().map(|block| (block.address(), block.bytes()))
     }
 
     /// Makes room for `count` positions from `first` on. Positions must come in order; a first position past the end
@@ -262,15 +206,14 @@ impl KvTiles {
         }
         match self.left {
             None => {
-                let needed = (first + count).div_ceil(TILE * BLOCK);
-                let elements = BLOCK * self.tile_elements();
+                let needed = (first + count).div_ceil(BLOCK_POSITIONS);
                 while self.blocks.len() < needed {
-                    self.blocks.push(Block::new(self.kind, elements, self.heads * BLOCK * 2 * TILE));
+                    self.blocks.push(self.layout.block(self.kind));
                 }
             }
             Some(left) => {
                 let needed = ring_tiles(left + count);
-                if needed > self.tiles {
+                if needed > self.layout.tiles {
                     self.resize(needed);
                 }
             }
@@ -281,30 +224,56 @@ impl KvTiles {
     pub fn shrink(&mut self) {
         if let Some(left) = self.left {
             self.start = self.start.max(self.end.saturating_sub(left));
-            if self.tiles > ring_tiles(left + 1) {
+            if self.layout.tiles > ring_tiles(left + 1) {
                 self.resize(ring_tiles(left + 1));
             }
         }
     }
 
+    /// Forgets the positions from `len` on. A ring has lost what they displaced, so it forgets everything.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.end {
+            return;
+        }
+        match self.left {
+            None => {
+                self.end = len;
+                self.blocks.truncate(len.div_ceil(BLOCK_POSITIONS));
+            }
+            Some(_) => (self.start, self.end) = (0, 0),
+        }
+    }
+
     /// Writes the key and value (`[heads * D]` each) of position `t`, for which [`KvTiles::reserve`] made room.
+    ///
+    /// A position that a cache holds already stays as it is: its key and value are a function of the tokens so far,
+    /// so they are the same to the last bit, and a block shared with a fork need not be copied.
     pub fn write(&mut self, t: usize, key: &[f32], value: &[f32]) {
-        let (heads, dim, padded) = (self.heads, self.dim, self.padded());
+        let (heads, dim) = self.shape();
         assert!(key.len() == heads * dim && value.len() == heads * dim, "length of a key or value");
+        self.fill(t, |block, h, place| {
+            let own = h * dim..(h + 1) * dim;
+            block.store(&key[own.clone()], place.key, TILE, place.scale);
+            block.store(&value[own], place.value, 1, place.scale + TILE);
+        });
+    }
+
+    /// Has position `t` written, head by head, and counts it as held.
+    fn fill(&mut self, t: usize, write: impl Fn(&mut BlockMut<'_>, usize, Place)) {
         assert!(t >= self.start && t <= self.end, "positions come in order");
-        let (tile, lane) = (t / TILE, t % TILE);
-        let (block, _) = self.place(tile);
-        for h in 0..heads {
-            let (k, v) = (self.key_offset(tile, h), self.value_offset(tile, h));
-            let scale = self.scale_offset(tile, h);
-            let block = &mut self.blocks[block];
-            block.store(&key[h * dim..(h + 1) * dim], k + lane, TILE, scale + lane);
-            block.store(&value[h * dim..(h + 1) * dim], v + lane * padded, 1, scale + TILE + lane);
+        if self.left.is_none() && t < self.end {
+            return;
+        }
+        let (layout, tile) = (self.layout, t / TILE);
+        let (block, slot) = self.place(tile);
+        let mut block = self.blocks[block].unshared();
+        for h in 0..layout.heads {
+            write(&mut block, h, layout.position(slot, h, t % TILE));
         }
         self.end = self.end.max(t + 1);
         if self.left.is_some() {
             // The tile that this one replaced in the ring is gone.
-            self.start = self.start.max((tile + 1).saturating_sub(self.tiles) * TILE);
+            self.start = self.start.max((tile + 1).saturating_sub(layout.tiles) * TILE);
         }
     }
 
@@ -312,77 +281,59 @@ impl KvTiles {
     pub fn pretend(&mut self, count: usize) {
         if count > 0 {
             self.reserve(0, if self.left.is_some() { 1 } else { count });
-            self.blocks.iter_mut().for_each(Block::pretend);
+            self.blocks.iter_mut().for_each(|block| block.unshared().pretend());
             self.end = count;
-            self.start = if self.left.is_some() { count.saturating_sub(self.tiles * TILE - TILE + 1) } else { 0 };
+            let held = self.layout.tiles * TILE - TILE + 1;
+            self.start = if self.left.is_some() { count.saturating_sub(held) } else { 0 };
         }
     }
 
     /// The keys of head `h` in the tile with the given number (position / 16): `[D][16]`.
     #[inline(always)]
     pub(crate) fn keys<E: Element>(&self, tile: usize, h: usize) -> &[E] {
-        &E::of(&self.blocks[self.place(tile).0])[self.key_offset(tile, h)..][..self.dim * TILE]
+        let (block, slot) = self.place(tile);
+        &E::of(&self.blocks[block])[self.layout.key(slot, h)..][..self.layout.dim * TILE]
     }
 
     /// The values of head `h` in a tile: `[16][Dp]`.
     #[inline(always)]
     pub(crate) fn values<E: Element>(&self, tile: usize, h: usize) -> &[E] {
-        &E::of(&self.blocks[self.place(tile).0])[self.value_offset(tile, h)..][..self.padded() * TILE]
+        let (block, slot) = self.place(tile);
+        &E::of(&self.blocks[block])[self.layout.value(slot, h)..][..self.layout.padded() * TILE]
     }
 
     /// The scales of head `h` in a tile, `[keys, values][16]`; nothing for types without scales.
     #[inline(always)]
     pub(crate) fn scales(&self, tile: usize, h: usize) -> &[f32] {
-        self.blocks[self.place(tile).0].scales().get(self.scale_offset(tile, h)..).unwrap_or(&[])
+        let (block, slot) = self.place(tile);
+        self.blocks[block].scales().get(self.layout.scale(slot, h)..).unwrap_or(&[])
     }
 
     /// Block and slot of a tile.
     #[inline(always)]
     fn place(&self, tile: usize) -> (usize, usize) {
-        if self.left.is_some() { (0, tile % self.tiles) } else { (tile / BLOCK, tile % BLOCK) }
-    }
-
-    #[inline(always)]
-    fn key_offset(&self, tile: usize, h: usize) -> usize {
-        (h * self.tiles + self.place(tile).1) * self.dim * TILE
-    }
-
-    #[inline(always)]
-    fn value_offset(&self, tile: usize, h: usize) -> usize {
-        self.heads * self.tiles * self.dim * TILE + (h * self.tiles + self.place(tile).1) * self.padded() * TILE
-    }
-
-    #[inline(always)]
-    fn scale_offset(&self, tile: usize, h: usize) -> usize {
-        (h * self.tiles + self.place(tile).1) * 2 * TILE
+        if self.left.is_some() { (0, tile % self.layout.tiles) } else { (tile / BLOCK, tile % BLOCK) }
     }
 
     /// Moves a ring's content into a ring of another size.
     fn resize(&mut self, tiles: usize) {
-        let mut other = Self {
-            blocks: vec![Block::new(self.kind, tiles * self.tile_elements(), self.heads * tiles * 2 * TILE)],
-            tiles,
-            ..Self { blocks: Vec::new(), ..*self }
-        };
-        if self.end > self.start && self.tiles > 0 {
+        let (old, layout) = (self.layout, Layout { tiles, ..self.layout });
+        let mut block = layout.block(self.kind);
+        if self.end > self.start {
             let last = (self.end - 1) / TILE;
             let first = (self.start / TILE).max((last + 1).saturating_sub(tiles));
-            other.start = self.start.max(first * TILE);
+            let (from, mut to) = (&self.blocks[0], block.unshared());
             for tile in first..=last {
-                for h in 0..self.heads {
-                    let (k, v) = (other.key_offset(tile, h), other.value_offset(tile, h));
-                    let (from_k, from_v) = (self.key_offset(tile, h), self.value_offset(tile, h));
-                    let (from_s, to_s) = (self.scale_offset(tile, h), other.scale_offset(tile, h));
-                    let (old, new) = (&self.blocks[0], &mut other.blocks[0]);
-                    new.copy(k, old, from_k, self.dim * TILE);
-                    new.copy(v, old, from_v, self.padded() * TILE);
-                    if let (Block::Q8(_, new), Block::Q8(_, old)) = (new, old) {
-                        new[to_s..to_s + 2 * TILE].copy_from_slice(&old[from_s..from_s + 2 * TILE]);
-                    }
+                let (a, b) = (tile % old.tiles, tile % tiles);
+                for h in 0..layout.heads {
+                    to.copy(layout.key(b, h), from, old.key(a, h), layout.dim * TILE);
+                    to.copy(layout.value(b, h), from, old.value(a, h), layout.padded() * TILE);
+                    to.copy_scales(layout.scale(b, h), from, old.scale(a, h), 2 * TILE);
                 }
             }
+            self.start = self.start.max(first * TILE);
         }
-        *self = other;
+        (self.blocks, self.layout) = (vec![block], layout);
     }
 }
 
@@ -429,6 +380,7 @@ mod tests {
         }
         (0..200).for_each(|t| holds(&kv, t));
         assert_eq!(kv.bytes(), 4 * 256 * 2 * (6 + 16));
+        assert_eq!(KvTiles::cache(KvType::F32, 2, 6).bytes_at(200), kv.bytes());
     }
 
     #[test]
@@ -445,6 +397,91 @@ mod tests {
                 kv.shrink();
                 assert_eq!(kv.bytes(), size);
                 (t.saturating_sub(left)..t).for_each(|t| holds(&kv, t));
+            }
+        }
+    }
+
+    #[test]
+    fn forks_share_blocks_until_one_of_them_writes() {
+        let mut kv = KvTiles::cache(KvType::F32, 2, 6);
+        kv.reserve(0, 100);
+        (0..100).for_each(|t| write(&mut kv, t));
+        let mut fork = kv.clone();
+        let shared = |a: &KvTiles, b: &KvTiles| a.memory().zip(b.memory()).filter(|(a, b)| a == b).count();
+        assert_eq!(shared(&kv, &fork), 2);
+        // What is held already is not written again.
+        write(&mut fork, 70);
+        assert_eq!(shared(&kv, &fork), 2);
+        fork.truncate(90);
+        fork.reserve(90, 1);
+        fork.write(90, &[7.0; 12], &[7.0; 12]);
+        assert_eq!(shared(&kv, &fork), 1);
+        assert_eq!((fork.range(), kv.range()), (0..91, 0..100));
+        assert_eq!(fork.keys::<f32>(90 / TILE, 1)[90 % TILE], 7.0);
+        (0..100).for_each(|t| holds(&kv, t));
+        (0..90).for_each(|t| holds(&fork, t));
+    }
+
+    #[test]
+    fn a_cache_cut_short_gives_back_whole_blocks_and_goes_on() {
+        let mut kv = KvTiles::cache(KvType::F32, 1, 16);
+        kv.reserve(0, 200);
+        (0..200).for_each(|t| write(&mut kv, t));
+        kv.truncate(500);
+        assert_eq!(kv.range(), 0..200);
+        for (len, blocks) in [(130, 3), (128, 2), (65, 2), (64, 1), (0, 0)] {
+            kv.truncate(len);
+            assert_eq!((kv.range(), kv.memory().count()), (0..len, blocks));
+            (0..len).for_each(|t| holds(&kv, t));
+        }
+        kv.reserve(0, 70);
+        (0..70).for_each(|t| write(&mut kv, t));
+        (0..70).for_each(|t| holds(&kv, t));
+    }
+
+    #[test]
+    fn a_ring_cut_short_is_empty_and_may_start_anywhere() {
+        let mut kv = KvTiles::ring(KvType::F32, 1, 4, 20);
+        kv.reserve(0, 60);
+        (0..60).for_each(|t| write(&mut kv, t));
+        kv.truncate(60);
+        assert_eq!(kv.range().end, 60);
+        kv.truncate(59);
+        assert!(kv.range().is_empty());
+        kv.reserve(39, 21);
+        (39..60).for_each(|t| write(&mut kv, t));
+        assert_eq!(kv.range(), 39..60);
+        (39..60).for_each(|t| holds(&kv, t));
+    }
+
+    #[test]
+    fn positions_survive_as_bytes_in_every_type() {
+        for kind in [KvType::F32, KvType::Bf16, KvType::Q8] {
+            for ring in [false, true] {
+                let new = || if ring { KvTiles::ring(kind, 2, 6, 9) } else { KvTiles::cache(kind, 2, 6) };
+                let (mut kv, mut other) = (new(), new());
+                for t in 0..75 {
+                    kv.reserve(t, 1);
+                    write(&mut kv, t);
+                }
+                kv.shrink();
+                let held = kv.range();
+                other.reserve(held.start, 1);
+                for t in held.clone() {
+                    let mut bytes = Vec::new();
+                    kv.bytes_of(t, &mut bytes);
+                    assert_eq!(bytes.len(), kv.position_bytes());
+                    other.reserve(t, 1);
+                    other.write_bytes(t, &bytes);
+                    let mut again = Vec::new();
+                    other.bytes_of(t, &mut again);
+                    assert_eq!(again, bytes, "{kind:?} {t}");
+                }
+                assert_eq!(other.range(), held);
+                assert_eq!(new().bytes_at(75), kv.bytes(), "{kind:?}");
+                if kind == KvType::F32 {
+                    held.for_each(|t| holds(&other, t));
+                }
             }
         }
     }

@@ -57,6 +57,7 @@ pub struct Demo {
   parloop run out/plt2 -p 'Once' -n 200        a model folder
   echo 'To be' | parloop run --temp 0          prompt from standard input, most likely tokens
   parloop run -p 'HAMLET:' --mode sequential   loop by loop: the same text, more slowly
+  parloop run --prompt-cache state < long.txt  the next run computes only what is new in the text
 
 The text goes to standard output, a line of figures to standard error.")]
 pub struct Run {
@@ -87,6 +88,8 @@ pub struct Run {
     pub weights: Weights,
     #[command(flatten)]
     pub machine: Machine,
+    #[command(flatten)]
+    pub state: State,
     #[command(flatten)]
     pub sampling: Sampling,
 }
@@ -240,6 +243,44 @@ impl Machine {
         let default = || parloop_kernels::Pool::default_threads().map_err(anyhow::Error::msg);
         self.threads.map_or_else(default, |n| Ok(usize::from(n)))
     }
+}
+
+/// What is kept from one run to the next.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "State (what was computed for a text, kept in a file)")]
+pub struct State {
+    /// Use of this file what it has in common with the prompt, and keep the prompt's state in it for the next run
+    #[arg(long, value_name = "FILE")]
+    pub prompt_cache: Option<PathBuf>,
+    /// Do not use or keep a prompt's state of more bytes than this (such as 500MB); without it, any
+    #[arg(long, value_name = "BYTES", value_parser = byte_count, requires = "prompt_cache", allow_negative_numbers = true)]
+    pub cache_bytes: Option<usize>,
+    /// Go on from the text whose state --save-state kept; the prompt, which may be empty, follows it
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt_cache")]
+    pub load_state: Option<PathBuf>,
+    /// Keep the state after the whole text, for --load-state
+    #[arg(long, value_name = "FILE")]
+    pub save_state: Option<PathBuf>,
+    /// Refuse to start if keys, values and working space may take more bytes than this (such as 2GB); without it, more
+    /// than the memory available
+    #[arg(long, value_name = "BYTES", value_parser = byte_count, allow_negative_numbers = true)]
+    pub kv_budget: Option<usize>,
+}
+
+/// A number of bytes: 5000, 500MB, 1.5GB, 2GiB.
+fn byte_count(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 1u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1000), ("MB", 1_000_000)];
+    let units = units.into_iter().chain([("GB", 1_000_000_000), ("B", 1), ("", 1)]);
+    let (number, unit) = units
+        .filter_map(|(name, size)| Some((text.trim().strip_suffix(name)?.trim_end(), size)))
+        .find(|(number, _)| number.ends_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(|| wrong_bytes(text))?;
+    let bytes = number.parse::<f64>().map_err(|_| wrong_bytes(text))? * unit as f64;
+    if (0.0..1e18).contains(&bytes) { Ok(bytes as usize) } else { Err(wrong_bytes(text)) }
+}
+
+fn wrong_bytes(text: &str) -> String {
+    format!("\"{text}\" is not a number of bytes; expected one such as 5000, 500MB, 1.5GB or 2GiB")
 }
 
 /// How the next token is chosen.

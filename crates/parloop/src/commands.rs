@@ -6,6 +6,7 @@ mod demo;
 mod inspect;
 mod run;
 mod score;
+mod state;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -1,10 +1,10 @@
 //! `parloop run`: text from a prompt.
 
-use super::{checkpoint, engine, print_profile, tokenizer, utf8};
+use super::{checkpoint, engine, print_profile, state, tokenizer, utf8};
 use crate::args::Run;
 use anyhow::{Context, Result, bail};
 use parloop_engine::generate::Finish;
-use parloop_engine::{Generation, Mode, Prefill, generate};
+use parloop_engine::{Generation, Mode, Prefill, continue_from};
 use std::io::{IsTerminal, Read, Write};
 use std::time::Instant;
 
@@ -12,11 +12,16 @@ pub fn run(args: &Run) -> Result<()> {
     let checkpoint = checkpoint(&args.model)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let prompt = prompt(args)?;
-    let ids = tokenizer.encode(&prompt)?;
-    if ids.is_empty() {
+    let mut ids = tokenizer.encode(&prompt)?;
+    if ids.is_empty() && args.state.load_state.is_none() {
         bail!("the prompt is empty: give a text with -p");
     }
     let mut engine = engine(&checkpoint, &args.weights, &args.machine)?;
+    let loaded = state::load(&engine, &args.state)?;
+    if !loaded.is_empty() && ids.first().is_some_and(|id| checkpoint.config().bos_token_id == Some(*id)) {
+        // The text has begun already.
+        ids.remove(0);
+    }
     let options = Generation {
         tokens: args.tokens,
         sampling: (&args.sampling).into(),
@@ -25,7 +30,11 @@ pub fn run(args: &Run) -> Result<()> {
         ignore_end: args.ignore_eos,
     };
     options.sampling.validate()?;
-    checkpoint.config().check_tokens(&ids).context("the prompt cannot be used")?;
+    if !ids.is_empty() {
+        checkpoint.config().check_tokens(&ids).context("the prompt cannot be used")?;
+    }
+    let total = (loaded.len() + ids.len()).saturating_add(args.tokens);
+    state::check_budget(&engine, &args.state, total, &options.prefill)?;
     if let (Some(Mode::OnePass), Some(reason)) = (options.mode, checkpoint.config().recipe.why_not_one_pass()) {
         bail!("--mode one-pass is not possible: {reason}");
     }
@@ -38,10 +47,16 @@ pub fn run(args: &Run) -> Result<()> {
     let mut stream = tokenizer.stream();
     let mut failed = None;
     let start = Instant::now();
-    let mut first = None;
+    let (mut first, mut last, mut newest) = (None, start.elapsed(), None);
     let mut count = 0;
-    let finish = generate(&mut engine, &ids, &options, |token| {
-        first.get_or_insert_with(|| start.elapsed());
+    let prompt_tokens = ids.len();
+    let state::Start { mut sequence, rest, cached } =
+        state::begin(&mut engine, &args.state, loaded, ids, &options.prefill)?;
+    let begun = sequence.len() + rest.len();
+    let finish = continue_from(&mut engine, &mut sequence, &rest, &options, |token| {
+        last = start.elapsed();
+        first.get_or_insert(last);
+        newest = Some(token);
         count += 1;
         let text = stream.push(token);
         let mut print = |text: String| write!(out, "{text}").and_then(|()| out.flush());
@@ -52,9 +67,11 @@ pub fn run(args: &Run) -> Result<()> {
         return Err(error);
     }
     writeln!(out, "{}", stream.finish()?)?;
+    let missing = newest.filter(|_| sequence.len() < begun + count);
+    state::save(&mut engine, &args.state, &mut sequence, missing)?;
     if !args.quiet {
         let first = first.unwrap_or_default().as_secs_f64();
-        let rest = start.elapsed().as_secs_f64() - first;
+        let rest = last.as_secs_f64() - first;
         let recipe = &checkpoint.config().recipe;
         let mode = match options.mode.unwrap_or(Mode::best(checkpoint.config())) {
             _ if recipe.count == 1 => "1 loop",
@@ -66,10 +83,10 @@ pub fn run(args: &Run) -> Result<()> {
             Finish::End => ", ended by the model",
             Finish::Context => ", the context is full",
         };
-        let speed = if count > 1 { format!("{:.1} tokens/s", f64::from(count - 1) / rest) } else { "-".into() };
+        let speed = if count > 1 { format!("{:.1} tokens/s", (count - 1) as f64 / rest) } else { "-".into() };
+        let known = if cached > 0 { format!(" ({cached} cached)") } else { String::new() };
         eprintln!(
-            "[prompt of {} in {:.0} ms; {count} tokens at {speed}; {} x {mode}; {} threads, {}{why}]",
-            ids.len(),
+            "[prompt of {prompt_tokens}{known} in {:.0} ms; {count} tokens at {speed}; {} x {mode}; {} threads, {}{why}]",
             first * 1e3,
             recipe.count,
             engine.threads(),
@@ -85,6 +102,9 @@ fn prompt(args: &Run) -> Result<String> {
         return Ok(prompt.clone());
     }
     let mut input = std::io::stdin().lock();
+    if input.is_terminal() && args.state.load_state.is_some() {
+        return Ok(String::new());
+    }
     if input.is_terminal() {
         bail!("there is no prompt: give one with -p, or pipe one in");
     }

@@ -58,8 +58,10 @@ pub struct Side {
 
 impl Side {
     pub fn new(model: Arc<Model>, mode: Mode, kv: KvType, work: Work) -> Result<Self> {
-        let one = Sequence::for_measurement(model.config(), kv, work.depth)?;
-        Ok(Self { sequences: vec![one; work.batch], model, mode, kv, work, times: Vec::new() })
+        // One by one: clones would share their keys and values, and a batch would read them once.
+        let one = |_| Sequence::for_measurement(model.config(), kv, work.depth);
+        let sequences = (0..work.batch).map(one).collect::<parloop_engine::Result<_>>()?;
+        Ok(Self { sequences, model, mode, kv, work, times: Vec::new() })
     }
 
     /// One measurement; seconds.

@@ -1,0 +1,67 @@
+//! What `parloop run` keeps in files from one run to the next.
+
+use super::bytes;
+use crate::args::State;
+use anyhow::{Result, bail};
+use parloop_engine::{Engine, Prefill, PrefixCache, Sequence};
+use parloop_kernels::memory;
+
+/// Where a run begins.
+pub struct Start {
+    /// What was computed before.
+    pub sequence: Sequence,
+    /// What of the prompt is still to be computed.
+    pub rest: Vec<u32>,
+    /// Tokens of the prompt that a file held already.
+    pub cached: usize,
+}
+
+/// The sequence of `--load-state`, or an empty one; and whether the state can be saved where it is to be.
+pub fn load(engine: &Engine, args: &State) -> Result<Sequence> {
+    [&args.save_state, &args.prompt_cache].into_iter().flatten().try_for_each(|path| Engine::check_state_path(path))?;
+    Ok(match &args.load_state {
+        Some(path) => engine.load_state(path)?,
+        None => engine.sequence(),
+    })
+}
+
+/// Refuses a run that may need more memory than there is.
+pub fn check_budget(engine: &Engine, args: &State, tokens: usize, prefill: &Prefill) -> Result<()> {
+    let Some(budget) = args.kv_budget.or_else(memory::available) else { return Ok(()) };
+    Ok(engine.check_budget(tokens, prefill, budget)?)
+}
+
+/// Takes of the prompt what `--prompt-cache` holds, and keeps in it what the prompt adds.
+pub fn begin(engine: &mut Engine, args: &State, loaded: Sequence, ids: Vec<u32>, prefill: &Prefill) -> Result<Start> {
+    let Some(path) = &args.prompt_cache else { return Ok(Start { sequence: loaded, rest: ids, cached: 0 }) };
+    let budget = args.cache_bytes.unwrap_or(usize::MAX);
+    let mut cache = PrefixCache::new(engine.model().config(), engine.kv_type(), budget)?;
+    let needed = engine.need(ids.len(), prefill).state;
+    if needed > budget {
+        bail!(
+            "the state of the prompt's {} tokens takes {}, --cache-bytes allows {}: allow more, or leave out --prompt-cache",
+            ids.len(),
+            bytes(needed),
+            bytes(budget)
+        );
+    }
+    if path.exists() {
+        cache.insert(&engine.load_state(path)?);
+    }
+    let (sequence, cached) = cache.prefill(engine, &ids, prefill)?;
+    if cached < ids.len() {
+        engine.save_state(&sequence, path)?;
+    }
+    Ok(Start { sequence, rest: Vec::new(), cached })
+}
+
+/// Keeps the state after the whole text, of which the sequence may lack the last token.
+pub fn save(engine: &mut Engine, args: &State, sequence: &mut Sequence, missing: Option<u32>) -> Result<()> {
+    let Some(path) = &args.save_state else { return Ok(()) };
+    // In a full context there is no place for it, and nothing can follow.
+    let room = sequence.len() < engine.model().config().max_position_embeddings;
+    if let Some(last) = missing.filter(|_| room) {
+        engine.prefill(sequence, &[last], &Prefill::default())?;
+    }
+    Ok(engine.save_state(sequence, path)?)
+}
