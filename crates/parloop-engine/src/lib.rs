@@ -19,6 +19,7 @@
 
 pub mod budget;
 pub mod error;
+mod exit;
 pub mod generate;
 pub mod model;
 mod pass;

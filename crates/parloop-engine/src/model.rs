@@ -1,10 +1,11 @@
 //! A checkpoint made ready for the row pass.
 
+use crate::exit::ExitGate;
 use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
 use parloop_kernels::weights::WeightsError;
 use parloop_kernels::{Pool, WeightType, Weights};
-use parloop_model::{Checkpoint, DType, GateKind, ModelConfig, Tokenizer, tensors};
+use parloop_model::{Block, Checkpoint, DType, GateKind, ModelConfig, Tokenizer, rope, tensors};
 use std::sync::Arc;
 
 /// The gate of G-SWA in one layer.
@@ -20,6 +21,24 @@ pub(crate) struct Gate {
     pub norm: Vec<f32>,
 }
 
+/// Vectors added to the results of a layer's products; empty where the model has none.
+#[derive(Default)]
+pub(crate) struct Biases {
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub o: Vec<f32>,
+    pub ff_gate: Vec<f32>,
+    pub ff_up: Vec<f32>,
+    pub ff_down: Vec<f32>,
+}
+
+/// Norms of the results of a layer's two branches, `[d]` each.
+pub(crate) struct Sandwich {
+    pub attention: Vec<f32>,
+    pub feed_forward: Vec<f32>,
+}
+
 /// One physical layer.
 pub(crate) struct Layer {
     pub input_norm: Vec<f32>,
@@ -32,6 +51,8 @@ pub(crate) struct Layer {
     pub ff_gate: Weights,
     pub ff_up: Weights,
     pub ff_down: Weights,
+    pub biases: Biases,
+    pub sandwich: Option<Sandwich>,
 }
 
 /// A model's weights as the kernels use them. f32 and bf16 matrices stay where the checkpoint has them.
@@ -43,6 +64,12 @@ pub struct Model {
     pub(crate) final_norm: Vec<f32>,
     pub(crate) head: Weights,
     pub(crate) rope: Rope,
+    pub(crate) exit_gate: Option<ExitGate>,
+}
+
+fn rotation(config: &ModelConfig) -> Rope {
+    let (frequencies, factor) = rope::frequencies(config);
+    Rope::new(frequencies, factor)
 }
 
 /// Sees how far loading has come: matrices done, matrices in all.
@@ -126,7 +153,28 @@ impl Model {
                     })
                 }
             };
+            let bias = |product: &str, there: bool| match there {
+                true => vector(&name(&format!("{product}.bias"))),
+                false => Ok(Vec::new()),
+            };
+            let (attention, mlp) = (config.block.attention_bias, config.block.mlp_bias);
             Ok(Layer {
+                biases: Biases {
+                    q: bias("self_attn.q_proj", attention)?,
+                    k: bias("self_attn.k_proj", attention)?,
+                    v: bias("self_attn.v_proj", attention)?,
+                    o: bias("self_attn.o_proj", attention)?,
+                    ff_gate: bias("mlp.gate_proj", mlp)?,
+                    ff_up: bias("mlp.up_proj", mlp)?,
+                    ff_down: bias("mlp.down_proj", mlp)?,
+                },
+                sandwich: match config.block.sandwich_norms {
+                    false => None,
+                    true => Some(Sandwich {
+                        attention: vector(&name("input_layernorm_2.weight"))?,
+                        feed_forward: vector(&name("post_attention_layernorm_2.weight"))?,
+                    }),
+                },
                 input_norm: vector(&name("input_layernorm.weight"))?,
                 q: matrix(&name("self_attn.q_proj.weight"))?,
                 k: matrix(&name("self_attn.k_proj.weight"))?,
@@ -145,7 +193,11 @@ impl Model {
             embedding: in_place(tensors::EMBEDDING)?,
             layers: Arc::new(layers),
             final_norm: vector(tensors::FINAL_NORM)?,
-            rope: Rope::new(config.head_dim, config.rope_theta),
+            rope: rotation(&config),
+            exit_gate: match config.recipe.exit {
+                None => None,
+                Some(_) => Some(ExitGate { weight: vector(tensors::EXIT_GATE)?, bias: vector(tensors::EXIT_BIAS)?[0] }),
+            },
             tokenizer: checkpoint.tokenizer().cloned(),
             config,
         })
@@ -157,6 +209,11 @@ impl Model {
     /// The configuration is out of range or does not suit the type, or there is not enough memory.
     pub fn random(config: ModelConfig, kind: WeightType) -> Result<Self> {
         config.validate()?;
+        if config.block != Block::default() || config.recipe.exit.is_some() {
+            let message = "random weights are only made for plain blocks, without biases, sandwich norms, RoPE scaling \
+                           or exit gate";
+            return Err(Error::Input(message.into()));
+        }
         let (d, ff, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
         let (q, kv) = (config.query_width(), config.kv_width());
         if let (Some(_), Some(inputs)) = (kind.bits(), [d, ff, q].into_iter().find(|n| !n.is_multiple_of(32))) {
@@ -187,6 +244,8 @@ impl Model {
                 ff_gate: matrix(6, ff, d)?,
                 ff_up: matrix(7, ff, d)?,
                 ff_down: matrix(8, d, ff)?,
+                biases: Biases::default(),
+                sandwich: None,
             })
         };
         let memory = |e| Error::Machine(format!("there is not enough memory for the random weights: {e}"));
@@ -197,7 +256,8 @@ impl Model {
             ),
             final_norm: vec![1.0; d],
             head: Weights::random(kind, config.vocab_size, d, 10).map_err(memory)?,
-            rope: Rope::new(config.head_dim, config.rope_theta),
+            rope: rotation(&config),
+            exit_gate: None,
             tokenizer: None,
             config,
         })
@@ -213,6 +273,9 @@ impl Model {
         if needs.is_some() && has != needs {
             return Err(Error::Input("the recipe needs gate tensors that the model lacks".into()));
         }
+        if recipe.exit.is_some() && self.exit_gate.is_none() {
+            return Err(Error::Input("the recipe needs an exit gate that the model lacks".into()));
+        }
         Ok(Self {
             config: ModelConfig { recipe, ..self.config.clone() },
             tokenizer: self.tokenizer.clone(),
@@ -221,6 +284,7 @@ impl Model {
             final_norm: self.final_norm.clone(),
             head: self.head.clone(),
             rope: self.rope.clone(),
+            exit_gate: self.exit_gate.clone(),
         })
     }
 

@@ -2,8 +2,8 @@
 
 use crate::model::{Gate, Layer};
 use crate::{Engine, Sequence};
-use parloop_kernels::ops::{Rotation, sigmoid};
-use parloop_kernels::{Attend, Branch, Effect, Norm, Op, Product, attend};
+use parloop_kernels::ops::{Rotation, rms_norm_safe, sigmoid, swiglu_safe};
+use parloop_kernels::{Attend, Branch, Effect, Norm, Op, Product, Projector, Weights, attend};
 use parloop_model::{GateKind, KvMode};
 use std::ops::Range;
 
@@ -27,6 +27,8 @@ pub(crate) struct Scratch {
     y: Vec<f32>,
     gates: Vec<f32>,
     inner: Vec<f32>,
+    /// Results that cannot go where they belong at once: because of a bias, or of a norm on the way out.
+    spare: Vec<f32>,
     rotations: Vec<Rotation>,
 }
 
@@ -93,7 +95,7 @@ impl Engine {
         let c = self.model.config();
         let (d, width, kv_width, heads) = (c.hidden_size, c.query_width(), c.kv_width(), c.num_attention_heads);
         let (recipe, eps) = (&c.recipe, c.rms_norm_eps);
-        let Scratch { q, k, v, y, gates, inner, rotations } = &mut self.scratch;
+        let Scratch { q, k, v, y, gates, inner, spare, rotations } = &mut self.scratch;
         let rows = &all[kv_start..];
         let rotations = &rotations[kv_start..];
         let skip = start - kv_start;
@@ -115,7 +117,11 @@ impl Engine {
                 Product { weights: &layer.v, rows: 0..own, effect: Effect::Store, out: v },
             ],
         );
+        let biases = &layer.biases;
         let began = self.on.profile.start();
+        [(&mut *q, &biases.q), (&mut *k, &biases.k), (&mut *v, &biases.v)]
+            .into_iter()
+            .for_each(|(x, b)| add_bias(x, b));
         q.chunks_exact_mut(width).zip(&rotations[skip..]).for_each(|(q, turn)| turn.apply(q));
         k.chunks_exact_mut(kv_width).zip(rotations).for_each(|(k, turn)| turn.apply(k));
 
@@ -173,34 +179,28 @@ impl Engine {
         attend(&mut self.on, heads, q, &attends, y);
         shrink(sequences, &all[kv_start..], n);
 
-        let whole = 0..live;
-        self.on.project(
-            Op::Output,
-            y,
-            width,
-            None,
-            &mut [Product { weights: &layer.o, rows: whole.clone(), effect: Effect::Add, out: x }],
-        );
+        let sandwich = layer.sandwich.as_ref().map(|s| Norm { weight: &s.attention, eps });
+        join(&mut self.on, Op::Output, y, &layer.o, &biases.o, sandwich, spare, x);
+
         let inner = sized(inner, live * c.intermediate_size);
-        self.on.project(
-            Op::FeedForwardIn,
-            x,
-            d,
-            Some(Norm { weight: &layer.post_norm, eps }),
-            &mut [Product {
-                weights: &layer.ff_gate,
-                rows: whole.clone(),
-                effect: Effect::SwiGlu(&layer.ff_up),
-                out: inner,
-            }],
-        );
-        self.on.project(
-            Op::FeedForwardOut,
-            inner,
-            c.intermediate_size,
-            None,
-            &mut [Product { weights: &layer.ff_down, rows: whole, effect: Effect::Add, out: x }],
-        );
+        let norm = Some(Norm { weight: &layer.post_norm, eps });
+        let (gate, up, rows) = (&layer.ff_gate, &layer.ff_up, 0..live);
+        if c.block.mlp_bias {
+            let spare = sized(spare, inner.len());
+            let mut products = [
+                Product { weights: gate, rows: rows.clone(), effect: Effect::Store, out: inner },
+                Product { weights: up, rows, effect: Effect::Store, out: spare },
+            ];
+            self.on.project(Op::FeedForwardIn, x, d, norm, &mut products);
+            add_bias(inner, &biases.ff_gate);
+            add_bias(spare, &biases.ff_up);
+            swiglu_safe(&self.on, inner, spare);
+        } else {
+            let mut products = [Product { weights: gate, rows, effect: Effect::SwiGlu(up), out: inner }];
+            self.on.project(Op::FeedForwardIn, x, d, norm, &mut products);
+        }
+        let sandwich = layer.sandwich.as_ref().map(|s| Norm { weight: &s.feed_forward, eps });
+        join(&mut self.on, Op::FeedForwardOut, inner, &layer.ff_down, &biases.ff_down, sandwich, spare, x);
     }
 
     /// Logits of rows of `self.x`: `Head(FinalNorm(x))`, into `self.logits`.
@@ -223,7 +223,7 @@ impl Engine {
     pub(crate) fn normed(&self, row: usize, out: &mut [f32]) {
         let c = self.model.config();
         let x = &self.x[row * c.hidden_size..][..c.hidden_size];
-        parloop_kernels::ops::rms_norm_safe(&self.on, x, &self.model.final_norm, c.rms_norm_eps, out);
+        rms_norm_safe(&self.on, x, &self.model.final_norm, c.rms_norm_eps, out);
     }
 
     /// H of a row of `self.x`: what the recipe hands to the next loop.
@@ -245,6 +245,39 @@ impl Engine {
             Some(_) => x.iter_mut().zip(h).for_each(|(x, h)| *x = e * *x + s * h),
             None => x.iter_mut().zip(h).for_each(|(x, h)| *x = s * h),
         }
+    }
+}
+
+/// Adds a bias to each row; an empty one is none.
+fn add_bias(rows: &mut [f32], bias: &[f32]) {
+    if !bias.is_empty() {
+        rows.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
+    }
+}
+
+/// The last product of a branch, whose result joins the residual stream: `x += W y + b`, or `x += Norm(W y + b)`.
+fn join(
+    on: &mut Projector,
+    op: Op,
+    y: &[f32],
+    weights: &Weights,
+    bias: &[f32],
+    norm: Option<Norm<'_>>,
+    spare: &mut Vec<f32>,
+    x: &mut [f32],
+) {
+    let (d, width) = (weights.outputs(), weights.inputs());
+    let rows = 0..x.len() / d;
+    let Some(norm) = norm else {
+        on.project(op, y, width, None, &mut [Product { weights, rows, effect: Effect::Add, out: x }]);
+        return add_bias(x, bias);
+    };
+    let (out, normed) = sized(spare, x.len() + d).split_at_mut(x.len());
+    on.project(op, y, width, None, &mut [Product { weights, rows, effect: Effect::Store, out }]);
+    add_bias(out, bias);
+    for (x, out) in x.chunks_exact_mut(d).zip(out.chunks_exact(d)) {
+        rms_norm_safe(on, out, norm.weight, norm.eps, normed);
+        x.iter_mut().zip(&*normed).for_each(|(x, y)| *x += y);
     }
 }
 

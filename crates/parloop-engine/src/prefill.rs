@@ -174,6 +174,7 @@ impl Engine {
         sequence.tokens.extend_from_slice(tokens);
         for a in (starts.begin..end).step_by(options.chunk) {
             let b = a + options.chunk.min(end - a);
+            let mut exits = self.exits(b - a);
             // Outputs of the loop before for this chunk, from position `from` on.
             let (mut before, mut from) = (Vec::<f32>::new(), a);
             for r in 0..loops {
@@ -202,6 +203,12 @@ impl Engine {
                 let count = rows.len();
                 let new = held.saturating_sub(first).min(count);
                 self.pass(&mut [sequence], &rows, |n| starts.at(r, n).saturating_sub(first).min(count));
+                if let Some(exits) = &mut exits {
+                    let wanted = |row: &Row| all.is_some() || row.position + 1 == end;
+                    for (i, row) in rows.iter().enumerate().filter(|(_, row)| wanted(row)) {
+                        self.judge(exits, row.position - a, i);
+                    }
+                }
                 if let Some(observer) = observer.as_deref_mut() {
                     let mut state = vec![0.0; d];
                     for (i, row) in rows.iter().enumerate().skip(new) {
@@ -223,6 +230,9 @@ impl Engine {
                         sequence.carried[r].copy_from_slice(&before[before.len() - d..]);
                     }
                     continue;
+                }
+                if let Some(exits) = &exits {
+                    rows.iter().enumerate().for_each(|(i, row)| exits.put(row.position - a, &mut self.x[i * d..][..d]));
                 }
                 if b == end {
                     sequence.last.clear();

@@ -75,6 +75,7 @@ impl Engine {
         };
         // Carried vectors of this position replace those of the last one only after every loop has read them.
         let mut handed = vec![0.0; (loops - 1) * batch * d];
+        let mut exits = self.exits(batch);
         let mut last = 0;
         for pass in passes {
             let mut rows = Vec::with_capacity(pass.len() * batch);
@@ -92,6 +93,9 @@ impl Engine {
             }
             self.pass(sequences, &rows, |_| 0);
             for (i, row) in rows.iter().enumerate() {
+                if let Some(exits) = &mut exits {
+                    self.judge(exits, row.sequence, i);
+                }
                 if row.r + 1 < loops {
                     self.handed_on(i, &mut handed[(row.r * batch + row.sequence) * d..][..d]);
                 }
@@ -110,6 +114,9 @@ impl Engine {
             for (r, carried) in sequence.carried.iter_mut().enumerate() {
                 carried.copy_from_slice(&handed[(r * batch + i) * d..][..d]);
             }
+        }
+        if let Some(exits) = exits {
+            (0..batch).for_each(|i| exits.put(i, &mut self.x[(last + i) * d..][..d]));
         }
         self.head(last..last + batch);
         Ok(&self.logits[..batch * c.vocab_size])

@@ -83,24 +83,24 @@ kernel! {
     pub fn swiglu(gate: &mut [f32], up: &[f32]) = swiglu_generic
 }
 
-/// The rotation of one position: `cos` and `sin` of `t * theta^(-i / half)` for i below `half`.
+/// The rotation of one position: `cos` and `sin` of each pair's angle, times the factor of its [`Rope`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rotation {
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
-/// Rotary embedding, half-split: pairs (i, i + D/2) turn by `t * theta^(-2i / D)` at position t.
+/// Rotary embedding, half-split: pairs (i, i + D/2) turn by `t * frequencies[i]` at position t.
 #[derive(Clone, Debug)]
 pub struct Rope {
     frequencies: Vec<f64>,
+    factor: f32,
 }
 
 impl Rope {
-    /// For heads of size `dim` (even) and base `theta`.
-    pub fn new(dim: usize, theta: f32) -> Self {
-        let half = dim / 2;
-        Self { frequencies: (0..half).map(|i| f64::from(theta).powf(-(i as f64) / half as f64)).collect() }
+    /// For heads of size 2 x `frequencies`; rotated heads are multiplied by `factor` (1, or YaRN's).
+    pub fn new(frequencies: Vec<f64>, factor: f32) -> Self {
+        Self { frequencies, factor }
     }
 
     /// Computes the rotation of position `t` into `out`, in double precision: at position 100 000 single precision
@@ -110,8 +110,8 @@ impl Rope {
         out.sin.clear();
         for f in &self.frequencies {
             let (sin, cos) = (t as f64 * f).sin_cos();
-            out.cos.push(cos as f32);
-            out.sin.push(sin as f32);
+            out.cos.push(cos as f32 * self.factor);
+            out.sin.push(sin as f32 * self.factor);
         }
     }
 }
@@ -134,6 +134,17 @@ impl Rotation {
 /// Logistic function.
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
+}
+
+/// SwiGLU's elementwise part, `gate = silu(gate) * up`, on a projector's instruction set: for products that cannot
+/// have it as their effect.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn swiglu_safe(on: &crate::Projector, gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "lengths of SwiGLU");
+    // SAFETY: a projector's instruction set is available.
+    unsafe { swiglu(on.isa(), gate, up) }
 }
 
 /// RMSNorm of one row on a projector's instruction set.

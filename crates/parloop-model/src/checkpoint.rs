@@ -2,15 +2,18 @@
 //! tokenizer's files.
 //!
 //! A checkpoint is untrusted input. Everything that its headers claim is checked against the files and against
-//! [`tensors::expected`] before anything is viewed; after [`Checkpoint::open`] every expected tensor exists, lies
+//! [`crate::tensors::expected`] before anything is viewed; after [`Checkpoint::open`] every expected tensor exists, lies
 //! inside its file, and has the expected shape.
 
 mod files;
+mod names;
 mod write;
 
+pub use names::Mismatch;
 pub use write::{CheckpointWriter, TensorData};
 
-use crate::{Error, ModelConfig, Result, Tokenizer, tensors};
+use crate::family::{self, Family};
+use crate::{Error, ModelConfig, Result, Tokenizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,8 +92,10 @@ impl std::fmt::Debug for Tensor {
 #[derive(Debug)]
 pub struct Checkpoint {
     config: ModelConfig,
+    family: &'static Family,
     tokenizer: Option<Tokenizer>,
     tensors: HashMap<String, Tensor>,
+    unused: Vec<String>,
     path: Option<PathBuf>,
 }
 
@@ -102,10 +107,10 @@ impl Checkpoint {
     /// shape than the configuration says; the message names the file or tensor.
     pub fn open(folder: &Path) -> Result<Self> {
         let folder = &resolve(folder)?;
-        let config = ModelConfig::read(folder)?;
+        let (config, family) = family::read(folder)?;
         let found = files::open_folder(folder)?;
         let tokenizer = Tokenizer::read(folder, &config)?;
-        Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: Some(folder.clone()) })
+        Ok(Self { path: Some(folder.clone()), ..Self::new(config, family, found, tokenizer)? })
     }
 
     /// A checkpoint whose parts are already in memory, such as the built-in model: `config.json` text, the bytes of
@@ -114,10 +119,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_parts(config: &str, weights: SharedBytes, tokenizer: Option<Tokenizer>) -> Result<Self> {
-        let config = ModelConfig::from_json(config)?;
+        let (config, family) = family::parse(config)?;
         let mut found = HashMap::new();
         files::add_tensors(Path::new("(built-in weights)"), weights, &mut found)?;
-        Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: None })
+        Self::new(config, family, found, tokenizer)
     }
 
     /// A checkpoint of f32 values in memory: name, shape and elements of every tensor.
@@ -139,12 +144,34 @@ impl Checkpoint {
             let end = bytes.len();
             found.insert(name, Tensor { dtype: DType::F32, shape, source: Arc::new(bytes), start: 0, end });
         }
-        Ok(Self { tensors: check(&config, found)?, config, tokenizer, path: None })
+        let family = family::named(&config.model_type)?;
+        Self::new(config, family, found, tokenizer)
+    }
+
+    /// Names the tensors as we do and holds them against the configuration.
+    fn new(
+        config: ModelConfig,
+        family: &'static Family,
+        found: HashMap<String, Tensor>,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Self> {
+        let (tensors, unused) = names::check(&config, family, found)?;
+        Ok(Self { config, family, tokenizer, tensors, unused, path: None })
     }
 
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Whose form the checkpoint has.
+    pub fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    /// Tensors that the checkpoint holds though nothing needs them, such as stored rotary frequencies.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
     }
 
     /// The tokenizer, if the checkpoint has one.
@@ -166,8 +193,11 @@ impl Checkpoint {
     }
 }
 
-/// A training folder holds `checkpoint-N` folders; the newest stands for it.
-fn resolve(folder: &Path) -> Result<PathBuf> {
+/// The folder that holds the model: the given one, or the newest `checkpoint-N` in a training folder.
+///
+/// # Errors
+/// There is no such folder, or no model in it.
+pub fn resolve(folder: &Path) -> Result<PathBuf> {
     if !folder.exists() {
         return Err(Error::file(folder, "does not exist; expected a checkpoint folder"));
     }
@@ -196,30 +226,4 @@ pub fn newest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
         .filter_map(|p| Some((step(&p)?, p)))
         .max()
         .map(|(_, p)| p))
-}
-
-/// Holds the tensors found against the tensors expected.
-fn check(config: &ModelConfig, mut found: HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
-    let mut checked = HashMap::new();
-    for spec in tensors::expected(config) {
-        let Some(tensor) = found.remove(&spec.name) else {
-            return Err(Error::tensor(
-                &spec.name,
-                format!("is missing; the configuration needs it with shape {:?}", spec.shape),
-            ));
-        };
-        if tensor.shape != spec.shape {
-            return Err(Error::tensor(
-                &spec.name,
-                format!("has shape {:?}, the configuration needs {:?}", tensor.shape, spec.shape),
-            ));
-        }
-        checked.insert(spec.name, tensor);
-    }
-    // Rotary frequencies are derived from the configuration; old exporters store them anyway.
-    found.retain(|name, _| !name.ends_with("rotary_emb.inv_freq"));
-    match found.keys().min() {
-        Some(name) => Err(Error::tensor(name, "is not part of the model that config.json describes")),
-        None => Ok(checked),
-    }
 }

@@ -1,7 +1,15 @@
-//! `config.json` of our own checkpoints: a Llama configuration with `"model_type": "parloop"` and one object `loop`.
+//! The description of a model, and `config.json`, from which it is read.
+//!
+//! Our own checkpoints hold a Llama configuration with `"model_type": "parloop"` and one object `loop`; those of other
+//! families are mapped onto the same description by [`crate::family`].
 
-use crate::{Error, Recipe, Result};
-use serde::{Deserialize, Serialize};
+mod fields;
+
+pub(crate) use fields::{Fields, is_off};
+
+use crate::rope::RopeScaling;
+use crate::{Error, Recipe, Result, family};
+use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
 
@@ -11,17 +19,18 @@ mod limits {
     pub const WIDTH: usize = 1 << 20;
     pub const LAYERS: usize = 1 << 12;
     pub const HEADS: usize = 1 << 14;
-    pub const CONTEXT: usize = 1 << 26;
-    pub const CONFIG_BYTES: u64 = 16 << 20;
 }
 
-/// The shape of a looped model. Field names are those of `config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The longest context that a configuration may claim.
+pub(crate) const MAX_CONTEXT: usize = 1 << 26;
+
+/// The shape of a looped model. Field names are those of our `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// Always `parloop`.
+    /// Always `parloop`: other families are described in our terms once they are read.
     pub model_type: String,
     /// Hugging Face's class name; informative.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
     /// V, rows of the embedding and of the head.
     pub vocab_size: usize,
@@ -44,20 +53,21 @@ pub struct ModelConfig {
     /// The longest sequence the model may see.
     pub max_position_embeddings: usize,
     /// Whether the head is the embedding matrix.
-    #[serde(default)]
     pub tie_word_embeddings: bool,
     /// First token of a text, if the model uses one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token_id: Option<u32>,
     /// Token(s) that end a text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub eos_token_id: Option<TokenIds>,
     /// Activation of the feed-forward: `silu`.
-    #[serde(default = "silu")]
     pub hidden_act: String,
     /// Type the checkpoint was written in; informative, each tensor says its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub torch_dtype: Option<String>,
+    /// What the model adds to the plain block.
+    #[serde(flatten)]
+    pub block: Block,
     /// The loop recipe.
     #[serde(rename = "loop")]
     pub recipe: Recipe,
@@ -66,8 +76,31 @@ pub struct ModelConfig {
     pub other: serde_json::Map<String, Value>,
 }
 
+/// What a model adds to the plain pre-norm Llama block. By default nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Block {
+    /// Vectors added to the results of `q_proj`, `k_proj`, `v_proj` and `o_proj`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub attention_bias: bool,
+    /// Vectors added to the results of `gate_proj`, `up_proj` and `down_proj`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub mlp_bias: bool,
+    /// A second norm in each branch, before its result joins the residual stream (Ouro):
+    /// `x += input_layernorm_2(Attn(input_layernorm(x)))`, and likewise `post_attention_layernorm_2` after the
+    /// feed-forward.
+    #[serde(skip_serializing_if = "is_false")]
+    pub sandwich_norms: bool,
+    /// Changed rotary frequencies, for longer contexts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// One id or several, as configuration files have it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum TokenIds {
     /// A single id.
@@ -86,71 +119,71 @@ impl TokenIds {
     }
 }
 
-fn silu() -> String {
-    "silu".into()
-}
-
 /// Keys of Hugging Face configurations that do not change what is computed here.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 21] = [
+    "_attn_implementation",
+    "_attn_implementation_autoset",
     "_name_or_path",
     "attention_dropout",
     "auto_map",
     "dtype",
+    "id2label",
     "initializer_range",
+    "is_decoder",
+    "is_llama_config",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
     "pad_token_id",
     "pretraining_tp",
+    "problem_type",
+    "return_dict",
+    "transformers.js_config",
     "transformers_version",
     "unk_token_id",
     "use_cache",
-    "id2label",
-    "label2id",
-    "problem_type",
-    "return_dict",
-    "output_attentions",
 ];
 
-/// Keys that are harmless only while they are absent, null or false.
-const MUST_BE_OFF: [&str; 5] = ["attention_bias", "mlp_bias", "rope_scaling", "qk_norm", "sliding_window"];
+/// Keys that are harmless only while they are absent, null, false or empty.
+const MUST_BE_OFF: [&str; 9] = [
+    "is_encoder_decoder",
+    "layer_types",
+    "qk_norm",
+    "quantization",
+    "quantization_config",
+    "rope_interleaved",
+    "sliding_window",
+    "use_qk_norm",
+    "use_sliding_window",
+];
 
 impl ModelConfig {
-    /// Reads and validates `config.json` in a checkpoint folder.
+    /// Reads and validates `config.json` in a checkpoint folder, of any [family](crate::family).
     ///
     /// # Errors
     /// The file is missing, too large, not JSON, or describes something that cannot be computed; the message names
     /// the file and the field.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let size = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?.len();
-        if size > limits::CONFIG_BYTES {
-            return Err(Error::file(
-                &path,
-                format!("is {size} bytes long, expected a configuration of a few kilobytes"),
-            ));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        Self::from_json(&text).map_err(|e| Error::file(&path, e.to_string()))
+        Ok(family::read(folder)?.0)
     }
 
-    /// Parses and validates a configuration.
+    /// Parses and validates the text of a `config.json` of any [family](crate::family).
     ///
     /// # Errors
     /// As [`ModelConfig::read`], without the file's name.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value: Value =
-            serde_json::from_str(text).map_err(|e| Error::Config(format!("is not a JSON configuration: {e}")))?;
-        match value.get("model_type").and_then(Value::as_str) {
-            Some("parloop") => {}
-            Some(other) => {
-                return Err(Error::Config(format!("model_type is \"{other}\", expected \"parloop\"")));
-            }
-            None => return Err(Error::Config("has no model_type; expected \"model_type\": \"parloop\"".into())),
-        }
-        let config: Self = serde_json::from_value(value).map_err(|e| Error::Config(e.to_string()))?;
-        config.validate()?;
-        Ok(config)
+        Ok(family::parse(text)?.0)
     }
 
-    /// The configuration as `config.json` text.
+    /// [`ModelConfig::from_json`] of a value that is parsed already.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::from_json`].
+    pub fn from_value(value: Value) -> Result<Self> {
+        Ok(family::describe(value)?.0)
+    }
+
+    /// The configuration as the text of our own `config.json`.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
@@ -176,7 +209,7 @@ impl ModelConfig {
         range("num_key_value_heads", self.num_key_value_heads, limits::HEADS)?;
         range("head_dim", self.head_dim, limits::HEADS)?;
         range("num_attention_heads x head_dim", self.query_width(), limits::WIDTH)?;
-        range("max_position_embeddings", self.max_position_embeddings, limits::CONTEXT)?;
+        range("max_position_embeddings", self.max_position_embeddings, MAX_CONTEXT)?;
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(Error::Config(format!(
                 "num_key_value_heads is {}, expected a divisor of num_attention_heads ({})",
@@ -210,13 +243,11 @@ impl ModelConfig {
             }
         }
         for (key, value) in &self.other {
-            let off = value.is_null() || value == &Value::Bool(false);
-            if !(HARMLESS.contains(&key.as_str()) || MUST_BE_OFF.contains(&key.as_str()) && off) {
-                return Err(Error::Config(format!(
-                    "has the key \"{key}\" = {value}, which this version does not know and will not ignore"
-                )));
+            if !(HARMLESS.contains(&key.as_str()) || MUST_BE_OFF.contains(&key.as_str()) && is_off(value)) {
+                return Err(fields::unknown(key, value));
             }
         }
+        self.block.rope_scaling.map_or(Ok(()), |scaling| scaling.validate(self.rope_theta))?;
         self.recipe.validate()
     }
 
@@ -283,36 +314,67 @@ mod tests {
 
     #[test]
     fn every_bad_field_is_refused_by_name() {
-        let cases: [(&str, Value); 14] = [
-            ("vocab_size", 0.into()),
-            ("vocab_size", (1u64 << 40).into()),
-            ("hidden_size", (-3).into()),
-            ("num_key_value_heads", 3.into()),
-            ("head_dim", 7.into()),
-            ("num_hidden_layers", 1_000_000.into()),
-            ("rms_norm_eps", 0.0.into()),
-            ("rope_theta", 0.5.into()),
-            ("hidden_act", "gelu".into()),
-            ("eos_token_id", 61.into()),
-            ("model_type", "mystery".into()),
-            ("rope_scaling", serde_json::json!({"type": "yarn"})),
-            ("qk_norm", true.into()),
-            ("surprise", 1.into()),
+        let cases: [(&str, Value, &str); 20] = [
+            ("vocab_size", 0.into(), "is 0"),
+            ("vocab_size", (1u64 << 40).into(), "expected 1 to"),
+            ("hidden_size", (-3).into(), "is -3, expected a whole number"),
+            ("hidden_size", "wide".into(), "is \"wide\", expected a whole number"),
+            ("hidden_size", 24.5.into(), "is 24.5, expected a whole number"),
+            ("hidden_size", Value::Null, "has no hidden_size"),
+            ("tie_word_embeddings", 1.into(), "is 1, expected true or false"),
+            ("num_key_value_heads", 3.into(), "divisor"),
+            ("head_dim", 7.into(), "even"),
+            ("num_hidden_layers", 1_000_000.into(), "expected 1 to"),
+            ("rms_norm_eps", 0.0.into(), "positive"),
+            ("rope_theta", 0.5.into(), "at least 1"),
+            ("hidden_act", "gelu".into(), "\"gelu\", expected \"silu\""),
+            ("eos_token_id", 61.into(), "special token has id 61"),
+            ("eos_token_id", "end".into(), "is \"end\", expected a token id or a list"),
+            ("model_type", "mystery".into(), "\"mystery\", expected"),
+            ("loop", 2.into(), "is 2, expected an object"),
+            ("qk_norm", true.into(), "will not ignore"),
+            ("sliding_window", 128.into(), "will not ignore"),
+            ("surprise", "x".repeat(1000).into(), "xxx..., which this version does not know"),
         ];
-        for (field, value) in cases {
+        for (field, value, words) in cases {
             let message = match parse(|c| c[field] = value.clone()) {
                 Ok(_) => panic!("{field} = {value} was accepted"),
                 Err(e) => e.to_string(),
             };
-            // serde names the type it wanted rather than the field; everything else names the field.
-            assert!(
-                message.contains(field) || message.contains("special token") || message.contains("invalid value"),
-                "{field}: {message}"
-            );
+            assert!(message.contains(field) || message.contains("special token"), "{field}: {message}");
+            assert!(message.contains(words) && message.len() < 400, "{field}: {message}");
         }
+        let looped = |key: &str, value: Value| parse(|c| c["loop"][key] = value.clone()).unwrap_err().to_string();
+        assert!(looped("count", "two".into()).contains("loop.count is \"two\", expected a whole number"));
+        assert!(looped("kv", "own".into()).contains("loop.kv is \"own\", expected \"per_loop\" or \"shared\""));
+        assert!(looped("local", true.into()).contains("loop.local is true, expected an object"));
+        assert!(looped("exit", serde_json::json!({"threshold": 2})).contains("loop.exit.threshold is 2"));
+        assert!(looped("exit", serde_json::json!({"limit": 1})).contains("loop.exit.limit"));
         assert!(parse(|c| c["loop"]["count"] = 0.into()).is_err());
         assert!(parse(|c| c["loop"]["hop"] = 0.into()).unwrap_err().to_string().contains("hop"));
         assert!(parse(|c| c["loop"]["kv"] = "per_loop".into()).is_err(), "a window needs shared K/V");
         assert!(ModelConfig::from_json("{").is_err() && ModelConfig::from_json("[]").is_err());
+    }
+
+    #[test]
+    fn a_description_with_everything_survives_a_round_trip() {
+        for scaling in [
+            serde_json::json!({"rope_type": "linear", "factor": 4.0}),
+            serde_json::json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                               "original_max_position_embeddings": 64}),
+            serde_json::json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+        ] {
+            let config = parse(|c| {
+                c["attention_bias"] = true.into();
+                c["mlp_bias"] = true.into();
+                c["sandwich_norms"] = true.into();
+                c["rope_scaling"] = scaling.clone();
+                c["loop"]["exit"] = serde_json::json!({"threshold": 0.3});
+            })
+            .unwrap();
+            assert!(config.block.attention_bias && config.block.mlp_bias && config.block.sandwich_norms);
+            assert_eq!(config.recipe.exit.unwrap().threshold, 0.3);
+            assert_eq!(config, ModelConfig::from_json(&config.to_json()).unwrap(), "{scaling}");
+        }
     }
 }

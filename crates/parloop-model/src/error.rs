@@ -37,6 +37,9 @@ pub enum Error {
         /// What was found and what was expected.
         message: String,
     },
+    /// The tensors of a checkpoint are not those of the model that its configuration describes.
+    #[error("{0}")]
+    Tensors(Box<crate::checkpoint::Mismatch>),
     /// Text or ids that the model cannot take.
     #[error("{0}")]
     Input(String),

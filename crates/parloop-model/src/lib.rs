@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`recipe`] | the loop recipe and its named presets |
 //! | [`config`] | `config.json`: sizes, recipe, validation |
+//! | [`family`] | the configurations and tensor names of other families, as mappings onto ours |
+//! | [`rope`] | rotary frequencies, plain and scaled |
 //! | [`tensors`] | the names and shapes of a checkpoint's tensors |
 //! | [`checkpoint`] | reading and writing checkpoint folders |
 //! | [`mapped`] | memory-mapped files, the only `unsafe` outside the kernels |
@@ -18,14 +20,16 @@
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod family;
 pub mod mapped;
 pub mod recipe;
 pub mod reference;
+pub mod rope;
 pub mod tensors;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, DType, Tensor};
-pub use config::ModelConfig;
+pub use config::{Block, ModelConfig};
 pub use error::{Error, Result};
-pub use recipe::{GateKind, KvMode, Local, Recipe};
+pub use recipe::{Exit, GateKind, KvMode, Local, Recipe};
 pub use tokenizer::Tokenizer;

@@ -2,8 +2,10 @@
 //!
 //! Every system of the family is a row of a table (`docs/model.md`); [`Recipe::preset`] holds that table.
 
+use crate::config::Fields;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Most loops a recipe may ask for. The published models use 2 to 4.
 pub const MAX_LOOPS: usize = 64;
@@ -12,7 +14,7 @@ pub const MAX_LEFT: usize = 1 << 20;
 
 /// How loops relate to one another. Loops count from 1 in text; fields are named as in `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Map<String, Value>")]
 pub struct Recipe {
     /// R, the number of loops per token.
     pub count: usize,
@@ -28,10 +30,22 @@ pub struct Recipe {
     pub kv: KvMode,
     /// Gated sliding-window attention of later loops, if any.
     pub local: Option<Local>,
+    /// A learned gate that may take the logits from an earlier loop, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
+/// The exit gate (Ouro, arXiv 2510.25741). After each loop u its probability of ending there is
+/// `p_u = lambda_u * prod_{v<u} (1 - lambda_v)` with `lambda_u = sigmoid(<w, H_u> + b)` and H_u the normed state; the
+/// logits come from the first loop at which the sum of p reaches the threshold, at the latest from the last.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Exit {
+    /// From 0 (always the first loop) to 1 (always the last loop).
+    pub threshold: f32,
 }
 
 /// Whose keys and values loops r >= 2 attend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KvMode {
     /// Every loop attends its own K/V, fully causal.
@@ -41,8 +55,7 @@ pub enum KvMode {
 }
 
 /// Gated sliding-window attention (G-SWA) of loops r >= 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Local {
     /// Keys to the left of the query; with the query's own key the window holds `left + 1`.
     pub left: usize,
@@ -51,7 +64,7 @@ pub struct Local {
 }
 
 /// What the gate between the global and the local branch looks at. The gate multiplies the *global* branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateKind {
     /// `sigmoid(W_gate . RMSNorm_gate(x) + b)`, x the residual stream before `input_layernorm`.
@@ -76,6 +89,7 @@ impl Recipe {
             norm: true,
             kv: KvMode::Shared,
             local: Some(Local { left: 64, gate: GateKind::Hidden }),
+            exit: None,
         }
     }
 
@@ -89,6 +103,7 @@ impl Recipe {
             norm: false,
             kv: KvMode::PerLoop,
             local: None,
+            exit: None,
         }
     }
 
@@ -139,6 +154,9 @@ impl Recipe {
         }
         if let Some(scale) = self.embedding_scale.filter(|s| !s.is_finite()) {
             return fail("embedding_scale", scale.to_string(), "a finite number or null");
+        }
+        if let Some(exit) = self.exit.filter(|exit| !(0.0..=1.0).contains(&exit.threshold)) {
+            return fail("exit.threshold", exit.threshold.to_string(), "0 to 1");
         }
         match self.local {
             Some(local) if local.left > MAX_LEFT => {
@@ -192,7 +210,49 @@ impl Recipe {
             let gate = if gate == GateKind::Hidden { "hidden state" } else { "query" };
             text += &format!("; gated window of {left} + 1 own keys (gate from the {gate})");
         }
+        match self.exit {
+            Some(exit) if exit.threshold < 1.0 => {
+                text += &format!("; logits of the loop at which the exit gate reaches {}", exit.threshold);
+            }
+            Some(_) => text += "; exit gate that never ends early",
+            None => {}
+        }
         text
+    }
+}
+
+impl Recipe {
+    /// Reads the object `loop` of our `config.json`, or a table of a training file.
+    pub(crate) fn read(mut fields: Fields) -> Result<Self> {
+        let keys = ["count", "shift", "embedding_scale", "hidden_scale", "norm", "kv", "local", "exit"];
+        fields.known(&keys)?;
+        let local = |mut local: Fields| {
+            local.known(&["left", "gate"])?;
+            let gates = [("hidden", GateKind::Hidden), ("query", GateKind::Query)];
+            Ok(Local { left: local.required("left")?, gate: local.word("gate", &gates)? })
+        };
+        let exit = |mut exit: Fields| {
+            exit.known(&["threshold"])?;
+            Ok(Exit { threshold: exit.required("threshold")? })
+        };
+        Ok(Self {
+            count: fields.required("count")?,
+            shift: fields.required("shift")?,
+            embedding_scale: fields.optional("embedding_scale")?,
+            hidden_scale: fields.required("hidden_scale")?,
+            norm: fields.required("norm")?,
+            kv: fields.word("kv", &[("per_loop", KvMode::PerLoop), ("shared", KvMode::Shared)])?,
+            local: fields.object("local")?.map(local).transpose()?,
+            exit: fields.object("exit")?.map(exit).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<Map<String, Value>> for Recipe {
+    type Error = Error;
+
+    fn try_from(map: Map<String, Value>) -> Result<Self> {
+        Self::read(Fields::of_map(map, "loop"))
     }
 }
 

@@ -2,20 +2,21 @@
 //!
 //! Written to be read and to be right, not to be fast. The engine and the training module are held to it.
 
-use crate::{Checkpoint, GateKind, KvMode, ModelConfig, Result, tensors};
+use crate::{Checkpoint, Exit, GateKind, KvMode, ModelConfig, Result, rope, tensors};
 
 /// What the reference computes for one sequence of T tokens.
 pub struct Output {
-    /// `[T][V]`, of the last loop.
+    /// `[T][V]`, of the last loop, or of the one that the exit gate chooses.
     pub logits: Vec<Vec<f32>>,
     /// `[R][T][d]`, the output of each loop after the final norm.
     pub states: Vec<Vec<Vec<f32>>>,
 }
 
-/// A `[out, in]` matrix in f32.
+/// A `[out, in]` matrix in f32, with the bias of its product, if any.
 struct Matrix {
     width: usize,
     values: Vec<f32>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Matrix {
@@ -24,7 +25,11 @@ impl Matrix {
     }
 
     fn times(&self, x: &[f32]) -> Vec<f32> {
-        self.values.chunks_exact(self.width).map(|row| dot(row, x)).collect()
+        let mut y: Vec<f32> = self.values.chunks_exact(self.width).map(|row| dot(row, x)).collect();
+        if let Some(bias) = &self.bias {
+            add(&mut y, bias);
+        }
+        y
     }
 }
 
@@ -32,17 +37,21 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let scale = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
     x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
 }
 
-/// Half-split rotation of one head at position `t`.
-fn rope(x: &mut [f32], t: usize, theta: f32) {
+/// Half-split rotation of one head at position `t`, and YaRN's factor.
+fn rotate(x: &mut [f32], t: usize, (frequencies, factor): &(Vec<f64>, f32)) {
     let half = x.len() / 2;
-    for i in 0..half {
-        let angle = t as f64 * f64::from(theta).powf(-(i as f64) / half as f64);
-        let (sin, cos) = (angle.sin() as f32, angle.cos() as f32);
+    for (i, frequency) in frequencies.iter().enumerate() {
+        let angle = t as f64 * frequency;
+        let (sin, cos) = (angle.sin() as f32 * factor, angle.cos() as f32 * factor);
         let (a, b) = (x[i], x[i + half]);
         x[i] = a * cos - b * sin;
         x[i + half] = b * cos + a * sin;
@@ -86,6 +95,8 @@ struct Layer {
     v: Matrix,
     o: Matrix,
     gate: Option<Gate>,
+    /// Norms of the two branches' outputs.
+    sandwich: Option<[Vec<f32>; 2]>,
     post_norm: Vec<f32>,
     ff_gate: Matrix,
     ff_up: Matrix,
@@ -95,10 +106,12 @@ struct Layer {
 /// A checkpoint's weights in f32, ready for the reference forward.
 pub struct Reference {
     config: ModelConfig,
+    rope: (Vec<f64>, f32),
     embedding: Matrix,
     layers: Vec<Layer>,
     final_norm: Vec<f32>,
     head: Option<Matrix>,
+    exit_gate: Option<Matrix>,
 }
 
 impl Reference {
@@ -111,8 +124,13 @@ impl Reference {
         let vector = |name: &str| Ok(checkpoint.tensor(name)?.to_f32());
         let matrix = |name: &str| {
             let t = checkpoint.tensor(name)?;
-            Ok(Matrix { width: *t.shape.last().unwrap_or(&1), values: t.to_f32() })
+            Ok(Matrix { width: *t.shape.last().unwrap_or(&1), values: t.to_f32(), bias: None })
         };
+        let product = |name: String, bias: bool| {
+            let bias = bias.then(|| vector(&format!("{name}.bias"))).transpose()?;
+            Ok(Matrix { bias, ..matrix(&format!("{name}.weight"))? })
+        };
+        let (attention_bias, mlp_bias) = (config.block.attention_bias, config.block.mlp_bias);
         let layer = |n: usize| {
             let name = |ending: &str| tensors::layer(n, ending);
             let gate = match config.recipe.local {
@@ -128,15 +146,22 @@ impl Reference {
             };
             Ok(Layer {
                 input_norm: vector(&name("input_layernorm.weight"))?,
-                q: matrix(&name("self_attn.q_proj.weight"))?,
-                k: matrix(&name("self_attn.k_proj.weight"))?,
-                v: matrix(&name("self_attn.v_proj.weight"))?,
-                o: matrix(&name("self_attn.o_proj.weight"))?,
+                q: product(name("self_attn.q_proj"), attention_bias)?,
+                k: product(name("self_attn.k_proj"), attention_bias)?,
+                v: product(name("self_attn.v_proj"), attention_bias)?,
+                o: product(name("self_attn.o_proj"), attention_bias)?,
                 gate,
+                sandwich: match config.block.sandwich_norms {
+                    false => None,
+                    true => Some([
+                        vector(&name("input_layernorm_2.weight"))?,
+                        vector(&name("post_attention_layernorm_2.weight"))?,
+                    ]),
+                },
                 post_norm: vector(&name("post_attention_layernorm.weight"))?,
-                ff_gate: matrix(&name("mlp.gate_proj.weight"))?,
-                ff_up: matrix(&name("mlp.up_proj.weight"))?,
-                ff_down: matrix(&name("mlp.down_proj.weight"))?,
+                ff_gate: product(name("mlp.gate_proj"), mlp_bias)?,
+                ff_up: product(name("mlp.up_proj"), mlp_bias)?,
+                ff_down: product(name("mlp.down_proj"), mlp_bias)?,
             })
         };
         Ok(Self {
@@ -144,11 +169,16 @@ impl Reference {
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             final_norm: vector(tensors::FINAL_NORM)?,
             head: if config.tie_word_embeddings { None } else { Some(matrix(tensors::HEAD)?) },
+            exit_gate: match config.recipe.exit {
+                None => None,
+                Some(_) => Some(Matrix { bias: Some(vector(tensors::EXIT_BIAS)?), ..matrix(tensors::EXIT_GATE)? }),
+            },
+            rope: rope::frequencies(&config),
             config,
         })
     }
 
-    /// Logits of the last loop and the normed state after every loop.
+    /// Logits, and the normed state after every loop.
     ///
     /// # Errors
     /// There are no ids, too many, or one outside the vocabulary.
@@ -170,8 +200,25 @@ impl Reference {
             states.push(x.iter().map(|x| rms_norm(x, &self.final_norm, eps)).collect());
         }
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        let logits = states.last().map_or(vec![], |s| s.iter().map(|s| head.times(s)).collect());
+        let logits = (0..ids.len()).map(|t| head.times(&states[self.exit_loop(&states, t)][t])).collect();
         Ok(Output { logits, states })
+    }
+
+    /// The loop (0-based) whose state at position t gives the logits: the last, or the first at which the
+    /// probability of having ended reaches the exit gate's threshold.
+    fn exit_loop(&self, states: &[Vec<Vec<f32>>], t: usize) -> usize {
+        let last = states.len() - 1;
+        let (Some(gate), Some(Exit { threshold })) = (&self.exit_gate, self.config.recipe.exit) else { return last };
+        let (mut remaining, mut ended) = (1.0, 0.0);
+        for (r, states) in states.iter().enumerate().take_while(|_| threshold < 1.0) {
+            let lambda = sigmoid(gate.times(&states[t])[0]);
+            ended += lambda * remaining;
+            remaining *= 1.0 - lambda;
+            if ended >= threshold {
+                return r;
+            }
+        }
+        last
     }
 
     /// Input of a loop r >= 2 at position t: `embedding_scale * E_t + hidden_scale * H_{t - shift}`.
@@ -188,21 +235,25 @@ impl Reference {
         x
     }
 
-    /// One pre-norm block over all positions, in loop `r` (0-based).
+    /// One block over all positions, in loop `r` (0-based).
     fn block(&self, layer: &Layer, shared: &mut Cache, x: &mut [Vec<f32>], r: usize) {
         let c = &self.config;
-        let (eps, theta, head_dim) = (c.rms_norm_eps, c.rope_theta, c.head_dim);
+        let (eps, head_dim) = (c.rms_norm_eps, c.head_dim);
         let group = c.num_attention_heads / c.num_key_value_heads;
         let turned = |m: &Matrix, u: &[Vec<f32>]| -> Vec<Vec<f32>> {
             let mut rows: Vec<Vec<f32>> = u.iter().map(|u| m.times(u)).collect();
             for (t, row) in rows.iter_mut().enumerate() {
-                row.chunks_exact_mut(head_dim).for_each(|head| rope(head, t, theta));
+                row.chunks_exact_mut(head_dim).for_each(|head| rotate(head, t, &self.rope));
             }
             rows
         };
         let u: Vec<Vec<f32>> = x.iter().map(|x| rms_norm(x, &layer.input_norm, eps)).collect();
         let q = turned(&layer.q, &u);
         let own = Cache { k: turned(&layer.k, &u), v: u.iter().map(|u| layer.v.times(u)).collect() };
+        let joined = |branch: usize, y: Vec<f32>| match &layer.sandwich {
+            Some(norms) => rms_norm(&y, &norms[branch], eps),
+            None => y,
+        };
         let later_shared = r > 0 && c.recipe.kv == KvMode::Shared;
         if r == 0 {
             *shared = own.clone();
@@ -224,14 +275,12 @@ impl Reference {
                 }
                 y.extend(head);
             }
-            let residual = layer.o.times(&y);
-            x[t].iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+            add(&mut x[t], &joined(0, layer.o.times(&y)));
             let u = rms_norm(&x[t], &layer.post_norm, eps);
             let silu = |a: f32| a * sigmoid(a);
             let inner: Vec<f32> =
                 layer.ff_gate.times(&u).iter().zip(layer.ff_up.times(&u)).map(|(g, up)| silu(*g) * up).collect();
-            let residual = layer.ff_down.times(&inner);
-            x[t].iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+            add(&mut x[t], &joined(1, layer.ff_down.times(&inner)));
         }
     }
 }

@@ -11,10 +11,10 @@ pub enum Role {
     Matrix,
     /// `[d]`, the weight of an RMSNorm.
     Norm,
-    /// `[H, d]` or `[H, D]`, the gate of G-SWA.
+    /// `[H, d]` or `[H, D]`, the gate of G-SWA; `[1, d]`, the exit gate.
     Gate,
-    /// `[H]`, the gate's bias.
-    GateBias,
+    /// Added to the result of a product or of a gate.
+    Bias,
     /// `[V, d]`, the output head.
     Head,
 }
@@ -44,6 +44,11 @@ pub const FINAL_NORM: &str = "model.norm.weight";
 /// The output head's name; absent when tied.
 pub const HEAD: &str = "lm_head.weight";
 
+/// The exit gate's weight, `[1, d]`.
+pub const EXIT_GATE: &str = "model.early_exit_gate.weight";
+/// The exit gate's bias, `[1]`.
+pub const EXIT_BIAS: &str = "model.early_exit_gate.bias";
+
 /// The name of layer `n`'s tensor with the given ending.
 pub fn layer(n: usize, ending: &str) -> String {
     format!("model.layers.{n}.{ending}")
@@ -56,23 +61,40 @@ pub fn expected(c: &ModelConfig) -> Vec<Spec> {
     let mut specs = vec![spec(EMBEDDING.into(), &[v, d], Role::Embedding)];
     for n in 0..c.num_hidden_layers {
         let mut add = |ending: &str, shape: &[usize], role| specs.push(spec(layer(n, ending), shape, role));
+        let product = |add: &mut dyn FnMut(&str, &[usize], Role), name: &str, shape: [usize; 2], bias: bool| {
+            add(&format!("{name}.weight"), &shape, Role::Matrix);
+            if bias {
+                add(&format!("{name}.bias"), &shape[..1], Role::Bias);
+            }
+        };
+        let block = &c.block;
         add("input_layernorm.weight", &[d], Role::Norm);
-        add("self_attn.q_proj.weight", &[q, d], Role::Matrix);
-        add("self_attn.k_proj.weight", &[kv, d], Role::Matrix);
-        add("self_attn.v_proj.weight", &[kv, d], Role::Matrix);
-        add("self_attn.o_proj.weight", &[d, q], Role::Matrix);
+        product(&mut add, "self_attn.q_proj", [q, d], block.attention_bias);
+        product(&mut add, "self_attn.k_proj", [kv, d], block.attention_bias);
+        product(&mut add, "self_attn.v_proj", [kv, d], block.attention_bias);
+        product(&mut add, "self_attn.o_proj", [d, q], block.attention_bias);
         if let Some(local) = c.recipe.local {
             let width = if local.gate == GateKind::Hidden { d } else { c.head_dim };
             add("self_attn.plt_gate.weight", &[h, width], Role::Gate);
-            add("self_attn.plt_gate.bias", &[h], Role::GateBias);
+            add("self_attn.plt_gate.bias", &[h], Role::Bias);
             if local.gate == GateKind::Hidden {
                 add("self_attn.plt_gate.gate_norm.weight", &[d], Role::Norm);
             }
         }
+        if block.sandwich_norms {
+            add("input_layernorm_2.weight", &[d], Role::Norm);
+        }
         add("post_attention_layernorm.weight", &[d], Role::Norm);
-        add("mlp.gate_proj.weight", &[ff, d], Role::Matrix);
-        add("mlp.up_proj.weight", &[ff, d], Role::Matrix);
-        add("mlp.down_proj.weight", &[d, ff], Role::Matrix);
+        product(&mut add, "mlp.gate_proj", [ff, d], block.mlp_bias);
+        product(&mut add, "mlp.up_proj", [ff, d], block.mlp_bias);
+        product(&mut add, "mlp.down_proj", [d, ff], block.mlp_bias);
+        if block.sandwich_norms {
+            add("post_attention_layernorm_2.weight", &[d], Role::Norm);
+        }
+    }
+    if c.recipe.exit.is_some() {
+        specs.push(spec(EXIT_GATE.into(), &[1, d], Role::Gate));
+        specs.push(spec(EXIT_BIAS.into(), &[1], Role::Bias));
     }
     specs.push(spec(FINAL_NORM.into(), &[d], Role::Norm));
     if !c.tie_word_embeddings {

@@ -1,6 +1,7 @@
 //! Random small models: any recipe, odd sizes, seeded.
 
-use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
+use parloop_model::rope::RopeScaling;
+use parloop_model::{Block, Checkpoint, Exit, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
 
 /// A small seeded generator (SplitMix64), so that a failing case can be repeated from its seed.
 pub struct Rng(pub u64);
@@ -37,7 +38,8 @@ impl Rng {
     }
 }
 
-/// A random configuration: R 1..4, left 0..9, grouped heads, odd sizes, both gates, tied or not.
+/// A random configuration: R 1..4, left 0..9, grouped heads, odd sizes, both gates, tied or not; every other one
+/// with things that not all models have: biases, sandwich norms, RoPE scaling, an exit gate.
 pub fn config(rng: &mut Rng) -> ModelConfig {
     let kv = if rng.flip() { KvMode::Shared } else { KvMode::PerLoop };
     let gate = if rng.flip() { GateKind::Hidden } else { GateKind::Query };
@@ -50,8 +52,43 @@ pub fn config(rng: &mut Rng) -> ModelConfig {
         norm: rng.flip(),
         kv,
         local,
+        exit: None,
     };
-    config_with(rng, recipe)
+    let mut config = config_with(rng, recipe);
+    if rng.flip() {
+        config.recipe.exit = rng.flip().then(|| Exit { threshold: rng.unit() });
+        config.block = Block {
+            attention_bias: rng.flip(),
+            mlp_bias: rng.flip(),
+            sandwich_norms: rng.flip(),
+            rope_scaling: rope_scaling(rng),
+        };
+    }
+    config
+}
+
+/// One of the kinds of scaling, or none; contexts are short, so that frequencies on all sides of a ramp occur.
+fn rope_scaling(rng: &mut Rng) -> Option<RopeScaling> {
+    let factor = 1.5 + 4.0 * rng.unit();
+    let original_max_position_embeddings = rng.range(8, 200);
+    match rng.range(0, 3) {
+        0 => None,
+        1 => Some(RopeScaling::Linear { factor }),
+        2 => Some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 2.0 + rng.unit(),
+            original_max_position_embeddings,
+        }),
+        _ => Some(RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings,
+            beta_fast: 8.0,
+            beta_slow: 1.0,
+            attention_factor: 1.0 + 0.2 * rng.unit(),
+            truncate: rng.flip(),
+        }),
+    }
 }
 
 /// A configuration of random odd sizes around a given recipe.
@@ -75,6 +112,7 @@ pub fn config_with(rng: &mut Rng, recipe: Recipe) -> ModelConfig {
         eos_token_id: None,
         hidden_act: "silu".into(),
         torch_dtype: None,
+        block: Block::default(),
         recipe,
         other: Default::default(),
     }
@@ -90,7 +128,7 @@ pub fn checkpoint(config: &ModelConfig, rng: &mut Rng) -> Checkpoint {
             (0..s.elements())
                 .map(|_| match s.role {
                     tensors::Role::Norm => 1.0 + 0.1 * rng.normal(),
-                    tensors::Role::Embedding | tensors::Role::GateBias => rng.normal(),
+                    tensors::Role::Embedding | tensors::Role::Bias => rng.normal(),
                     _ => scale * rng.normal(),
                 })
                 .collect()

@@ -28,6 +28,7 @@ fn main() {
         eos_token_id: None,
         hidden_act: "silu".into(),
         torch_dtype: None,
+        block: Default::default(),
         recipe,
         other: Default::default(),
     };

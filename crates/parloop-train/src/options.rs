@@ -256,6 +256,7 @@ impl TrainOptions {
             eos_token_id: end.map(parloop_model::config::TokenIds::One),
             hidden_act: "silu".into(),
             torch_dtype: Some("float32".into()),
+            block: Default::default(),
             recipe: self.recipe.resolve()?,
             other: Default::default(),
         };

@@ -84,6 +84,25 @@ impl Slot {
     }
 }
 
+/// Refuses descriptions that the module cannot compute.
+fn trainable(config: &ModelConfig) -> Result<()> {
+    config.validate()?;
+    let parloop_model::Block { attention_bias, mlp_bias, sandwich_norms, rope_scaling } = &config.block;
+    let found = [
+        ("attention_bias", *attention_bias),
+        ("mlp_bias", *mlp_bias),
+        ("sandwich_norms", *sandwich_norms),
+        ("rope_scaling", rope_scaling.is_some()),
+        ("loop.exit", config.recipe.exit.is_some()),
+    ];
+    match found.into_iter().find(|(_, there)| *there) {
+        Some((name, _)) => Err(Error::Config(format!(
+            "the model has {name}, which training does not know: it can be run but not trained here"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// One slot for each parameter, in visiting order.
 pub(crate) fn slots(config: &ModelConfig) -> Vec<Slot> {
     let specs: HashMap<String, Spec> = tensors::expected(config).into_iter().map(|s| (s.name.clone(), s)).collect();
@@ -166,7 +185,7 @@ impl LoopModel {
     /// # Errors
     /// The configuration is invalid, or a tensor is missing or of another shape.
     pub fn from_tensors(config: &ModelConfig, weights: &[NamedTensor], device: &Device) -> Result<Self> {
-        config.validate()?;
+        trainable(config)?;
         let by_name: HashMap<&str, &NamedTensor> = weights.iter().map(|w| (w.name.as_str(), w)).collect();
         let mut joined = Vec::new();
         for slot in slots(config) {
@@ -212,7 +231,7 @@ impl LoopModel {
     /// # Errors
     /// The configuration is invalid.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
-        config.validate()?;
+        trainable(config)?;
         let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
         let weights: Vec<NamedTensor> = tensors::expected(config)
             .into_iter()
@@ -226,7 +245,7 @@ impl LoopModel {
                 };
                 let values = match spec.role {
                     Role::Norm => vec![1.0; spec.elements()],
-                    Role::Gate | Role::GateBias => vec![0.0; spec.elements()],
+                    Role::Gate | Role::Bias => vec![0.0; spec.elements()],
                     Role::Embedding | Role::Matrix | Role::Head => {
                         (0..spec.elements()).map(|_| (std * rng.normal()) as f32).collect()
                     }

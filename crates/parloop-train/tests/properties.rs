@@ -19,6 +19,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
             kv: if shared || local.is_some() { KvMode::Shared } else { KvMode::PerLoop },
             local: local
                 .map(|(left, hidden)| Local { left, gate: if hidden { GateKind::Hidden } else { GateKind::Query } }),
+            exit: None,
         },
     )
 }

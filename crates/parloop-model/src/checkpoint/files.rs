@@ -14,7 +14,30 @@ const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 #[derive(serde::Deserialize)]
 struct Index {
-    weight_map: HashMap<String, String>,
+    weight_map: Entries,
+}
+
+/// Tensors and their shards as the index lists them, one listed twice included.
+struct Entries(Vec<(String, String)>);
+
+impl<'de> serde::Deserialize<'de> for Entries {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = Entries;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensor names and file names")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Entries(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
 }
 
 /// Every tensor of the folder's safetensors files.
@@ -33,24 +56,34 @@ pub(super) fn open_folder(folder: &Path) -> Result<HashMap<String, Tensor>> {
     let text = std::fs::read_to_string(&index_path).map_err(|e| Error::io("read", &index_path, e))?;
     let index: Index = serde_json::from_str(&text)
         .map_err(|e| Error::file(&index_path, format!("is not an index with a weight_map: {e}")))?;
+    let mut listed = HashMap::new();
+    for (name, file) in index.weight_map.0 {
+        if let Some(other) = listed.insert(name.clone(), file.clone()) {
+            return Err(Error::tensor(&name, format!("is listed twice in {INDEX}: in {other} and in {file}")));
+        }
+    }
     let mut place = HashMap::new();
-    for file in index.weight_map.values().collect::<BTreeSet<_>>() {
+    for file in listed.values().collect::<BTreeSet<_>>() {
         // The index is untrusted: a shard must be a plain file name, never a path out of the folder.
         let mut parts = Path::new(file).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
             return Err(Error::file(&index_path, format!("names the shard \"{file}\", expected a plain file name")));
         }
         let path = folder.join(file);
+        if !path.exists() {
+            let message = format!("is missing, though {INDEX} names it; fetch the checkpoint again");
+            return Err(Error::file(&path, message));
+        }
         let before: BTreeSet<String> = found.keys().cloned().collect();
         add_tensors(&path, Arc::new(MappedFile::open(&path)?), &mut found)?;
         place.extend(found.keys().filter(|k| !before.contains(*k)).map(|k| (k.clone(), file.clone())));
     }
-    for (name, file) in &index.weight_map {
+    for (name, file) in &listed {
         if place.get(name) != Some(file) {
             return Err(Error::tensor(name, format!("is not in {file}, where {INDEX} says it is")));
         }
     }
-    match place.keys().find(|name| !index.weight_map.contains_key(*name)) {
+    match place.keys().find(|name| !listed.contains_key(*name)) {
         Some(name) => Err(Error::tensor(name, format!("lies in {} but {INDEX} does not list it", place[name]))),
         None => Ok(found),
     }

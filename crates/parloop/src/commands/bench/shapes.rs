@@ -38,6 +38,7 @@ pub fn named(name: &str, layers: Option<usize>) -> Result<ModelConfig> {
         eos_token_id: None,
         hidden_act: "silu".into(),
         torch_dtype: None,
+        block: Default::default(),
         recipe: Recipe::plt(2),
         other: Default::default(),
     })

@@ -1,0 +1,93 @@
+//! Holding the tensors found against the tensors expected.
+
+use super::Tensor;
+use crate::family::Family;
+use crate::tensors::{self, Role};
+use crate::{Error, ModelConfig, Result};
+use std::collections::HashMap;
+use std::fmt;
+
+/// How the tensors of a checkpoint differ from those that its configuration needs.
+#[derive(Debug, Default)]
+pub struct Mismatch {
+    /// Tensors that are needed and not there, and their shapes.
+    pub missing: Vec<(String, Vec<usize>)>,
+    /// Tensors of another shape, and what is wrong with each.
+    pub misshapen: Vec<(String, String)>,
+    /// Tensors that are there and not part of the model.
+    pub unknown: Vec<String>,
+}
+
+impl Mismatch {
+    fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.misshapen.is_empty() && self.unknown.is_empty()
+    }
+}
+
+/// The worst in full, the others counted.
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((name, shape)) = self.missing.first() {
+            write!(f, "tensor {name}: is missing; the configuration needs it with shape {shape:?}")?;
+        } else if let Some((name, what)) = self.misshapen.first() {
+            write!(f, "tensor {name}: {what}")?;
+        } else if let Some(name) = self.unknown.first() {
+            write!(f, "tensor {name}: is not part of the model that config.json describes")?;
+        }
+        let all = self.missing.len() + self.misshapen.len() + self.unknown.len();
+        if all > 1 {
+            write!(
+                f,
+                " (in all {} missing, {} of another shape, {} unknown; `parloop inspect` lists them)",
+                self.missing.len(),
+                self.misshapen.len(),
+                self.unknown.len()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives the tensors found our names and holds them against those expected. Returns the model's tensors, and the
+/// names of those that nothing needs.
+pub(super) fn check(
+    config: &ModelConfig,
+    family: &Family,
+    found: HashMap<String, Tensor>,
+) -> Result<(HashMap<String, Tensor>, Vec<String>)> {
+    let mut named: HashMap<String, (String, Tensor)> = HashMap::new();
+    let mut unused = Vec::new();
+    for (name, tensor) in found {
+        // Rotary frequencies are derived from the configuration; old exporters store them anyway.
+        if name.ends_with("rotary_emb.inv_freq") {
+            unused.push(name);
+            continue;
+        }
+        let ours = family.our_name(&name);
+        if let Some((other, _)) = named.insert(ours, (name.clone(), tensor)) {
+            let (a, b) = if name < other { (name, other) } else { (other, name) };
+            return Err(Error::tensor(&a, format!("is the same as {b}, which is there too; keep one of them")));
+        }
+    }
+    unused.sort();
+    let mut mismatch = Mismatch::default();
+    let mut checked = HashMap::new();
+    for spec in tensors::expected(config) {
+        let Some((theirs, tensor)) = named.remove(&spec.name) else {
+            mismatch.missing.push((spec.name, spec.shape));
+            continue;
+        };
+        if tensor.shape == spec.shape {
+            checked.insert(spec.name, tensor);
+            continue;
+        }
+        let mut what = format!("has shape {:?}, the configuration needs {:?}", tensor.shape, spec.shape);
+        if spec.role == Role::Gate && tensor.shape.len() == 2 {
+            what += "; whether the gate looks at the hidden state or at the query must agree with its shape";
+        }
+        mismatch.misshapen.push((theirs, what));
+    }
+    mismatch.unknown.extend(named.into_values().map(|(theirs, _)| theirs));
+    mismatch.unknown.sort();
+    if mismatch.is_empty() { Ok((checked, unused)) } else { Err(Error::Tensors(Box::new(mismatch))) }
+}

@@ -1,0 +1,218 @@
+//! Reading a JSON object key by key, with errors in plain words: which key, what was found, what was expected.
+
+use super::TokenIds;
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+
+/// A JSON object of which each key is taken once; what is left over is for the caller to judge.
+pub(crate) struct Fields {
+    map: Map<String, Value>,
+    /// Stands before each key in messages: "" or for example "loop.".
+    path: String,
+}
+
+/// A type that a key may have.
+pub(crate) trait Field: Sized {
+    /// What a message says was expected.
+    const EXPECTED: &'static str;
+    /// The value, if it is of this type.
+    fn read(value: &Value) -> Option<Self>;
+}
+
+impl Field for usize {
+    const EXPECTED: &'static str = "a whole number of at least 0";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_u64()?.try_into().ok()
+    }
+}
+
+impl Field for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_u64()?.try_into().ok()
+    }
+}
+
+impl Field for f32 {
+    const EXPECTED: &'static str = "a number";
+    fn read(value: &Value) -> Option<Self> {
+        Some(value.as_f64()? as f32)
+    }
+}
+
+impl Field for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl Field for String {
+    const EXPECTED: &'static str = "a text";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+impl Field for Vec<String> {
+    const EXPECTED: &'static str = "a list of texts";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(String::read).collect()
+    }
+}
+
+impl Field for Vec<usize> {
+    const EXPECTED: &'static str = "a list of whole numbers";
+    fn read(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(usize::read).collect()
+    }
+}
+
+impl Field for TokenIds {
+    const EXPECTED: &'static str = "a token id or a list of token ids";
+    fn read(value: &Value) -> Option<Self> {
+        match value.as_array() {
+            Some(ids) => ids.iter().map(u32::read).collect::<Option<_>>().map(Self::Many),
+            None => u32::read(value).map(Self::One),
+        }
+    }
+}
+
+impl Fields {
+    /// The fields of the whole file.
+    pub fn of_file(value: Value) -> Result<Self> {
+        Self::new(value, "").map_err(|_| Error::Config("is not a JSON object, expected a configuration in { }".into()))
+    }
+
+    fn new(value: Value, key: &str) -> Result<Self> {
+        match value {
+            Value::Object(map) => {
+                Ok(Self { map, path: if key.is_empty() { String::new() } else { format!("{key}.") } })
+            }
+            other => Err(Error::Config(format!("{key} is {}, expected an object in {{ }}", shown(&other)))),
+        }
+    }
+
+    /// Fields that are known to be an object.
+    pub fn of_map(map: Map<String, Value>, key: &str) -> Self {
+        Self { map, path: format!("{key}.") }
+    }
+
+    /// The key as messages name it.
+    pub fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.path)
+    }
+
+    /// An error that names a key of this object, what was found, and what was expected.
+    pub fn error<T>(&self, key: &str, found: impl std::fmt::Display, expected: &str) -> Result<T> {
+        Err(Error::Config(format!("{} is {found}, expected {expected}", self.name(key))))
+    }
+
+    /// Refuses keys other than these.
+    pub fn known(&self, keys: &[&str]) -> Result<()> {
+        match self.map.iter().find(|(key, _)| !keys.contains(&key.as_str())) {
+            Some((key, value)) => Err(unknown(&self.name(key), value)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the key is there and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|v| !v.is_null())
+    }
+
+    /// Sets a key that is absent or null.
+    pub fn set_default(&mut self, key: &str, value: Value) {
+        if !self.has(key) {
+            self.map.insert(key.into(), value);
+        }
+    }
+
+    /// Takes a key; absent and null are the same.
+    pub fn optional<T: Field>(&mut self, key: &str) -> Result<Option<T>> {
+        match self.map.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match T::read(&value) {
+                Some(found) => Ok(Some(found)),
+                None => self.error(key, shown(&value), T::EXPECTED),
+            },
+        }
+    }
+
+    /// Takes a key that must be there.
+    pub fn required<T: Field>(&mut self, key: &str) -> Result<T> {
+        match self.optional(key)? {
+            Some(value) => Ok(value),
+            None => Err(Error::Config(format!("has no {}, expected {}", self.name(key), T::EXPECTED))),
+        }
+    }
+
+    /// Takes a key that is one of a few words.
+    pub fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Result<T> {
+        let found: String = self.required(key)?;
+        match words.iter().find(|(word, _)| *word == found) {
+            Some((_, meaning)) => Ok(*meaning),
+            None => {
+                let list: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+                self.error(key, format!("\"{found}\""), &list.join(" or "))
+            }
+        }
+    }
+
+    /// Takes a key that holds an object, if it is there and not null.
+    pub fn object(&mut self, key: &str) -> Result<Option<Self>> {
+        match self.map.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => Self::new(value, &self.name(key)).map(Some),
+        }
+    }
+
+    /// Takes away keys that change nothing here.
+    pub fn ignore(&mut self, keys: &[&str]) {
+        keys.iter().for_each(|key| drop(self.map.remove(*key)));
+    }
+
+    /// Takes away keys that must be absent, null, false or an empty list, and refuses any other value by name.
+    pub fn switched_off(&mut self, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            let Some(value) = self.map.remove(*key) else { continue };
+            if !is_off(&value) {
+                return Err(Error::Config(format!(
+                    "has {} = {}, a switch that is not implemented here; expected it absent, null or false",
+                    self.name(key),
+                    shown(&value)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What nobody has taken.
+    pub fn rest(self) -> Map<String, Value> {
+        self.map
+    }
+}
+
+/// Whether a switch's value says that it is off.
+pub(crate) fn is_off(value: &Value) -> bool {
+    value.is_null() || value == &Value::Bool(false) || value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// The error for a key that nobody knows.
+pub(crate) fn unknown(key: &str, value: &Value) -> Error {
+    Error::Config(format!(
+        "has the key \"{key}\" = {}, which this version does not know and will not ignore; remove it if it changes \
+         nothing",
+        shown(value)
+    ))
+}
+
+/// A value as a message shows it: at most some sixty characters.
+fn shown(value: &Value) -> String {
+    const MOST: usize = 60;
+    let text = value.to_string();
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
