@@ -115,7 +115,9 @@ fn broken_checkpoints_are_refused_with_the_name_of_what_is_broken() {
     for (map, word) in [
         (r#"{"a": "../../etc/passwd"}"#, "plain file name"),
         (r#"{"a": "/etc/passwd"}"#, "plain file name"),
-        (r#"{"a": "nowhere.safetensors"}"#, "nowhere.safetensors"),
+        (r#"{"a": "nowhere.safetensors"}"#, "nowhere.safetensors: is missing"),
+        (r#"{"a": "model.safetensors", "a": "other.safetensors"}"#, "tensor a: is listed twice"),
+        (r#"{"a": 3}"#, "expected a string"),
         (r#"{"a": "model.safetensors"}"#, "tensor a"),
         (r#"{"lm_head.weight": "model.safetensors"}"#, "does not list"),
         ("7", "weight_map"),
@@ -123,6 +125,61 @@ fn broken_checkpoints_are_refused_with_the_name_of_what_is_broken() {
         let message = refused(|f| std::fs::write(f.join("model.safetensors.index.json"), index(map)).unwrap());
         assert!(message.contains(word), "{message}");
     }
+}
+
+/// A sharded golden in which something was changed; returns the message with which it is refused.
+fn refused_shards(change: impl FnOnce(&Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("m");
+    write(&target, &Golden::read("plt2").checkpoint, DType::F32, Some(30_000));
+    Checkpoint::open(&target).unwrap();
+    change(&target);
+    let message = Checkpoint::open(&target).unwrap_err().to_string();
+    assert!(!message.is_empty() && !message.contains('\n'));
+    message
+}
+
+#[test]
+fn broken_shards_are_refused_by_name() {
+    let first = |f: &Path| {
+        std::fs::read_dir(f)
+            .unwrap()
+            .flatten()
+            .map(|e| e.path())
+            .find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("model-00001-of-"))
+    };
+    let index = |f: &Path| f.join("model.safetensors.index.json");
+    let message = refused_shards(|f| std::fs::remove_file(first(f).unwrap()).unwrap());
+    assert!(message.contains("model-00001-of-") && message.contains("is missing"), "{message}");
+    // A shard of another part of the model under this one's name.
+    let message = refused_shards(|f| {
+        let path = first(f).unwrap();
+        let second = path.to_str().unwrap().replace("model-00001-of-", "model-00002-of-");
+        std::fs::copy(second, path).unwrap();
+    });
+    assert!(message.contains("stands in two files"), "{message}");
+    // The index names a tensor that its shard lacks, or puts one in the wrong shard.
+    let edit = |f: &Path, change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(index(f)).unwrap()).unwrap();
+        change(value["weight_map"].as_object_mut().unwrap());
+        std::fs::write(index(f), value.to_string()).unwrap();
+    };
+    let message = refused_shards(|f| {
+        edit(f, &|map| {
+            let shard = map["lm_head.weight"].clone();
+            map.insert("model.extra.weight".into(), shard);
+        });
+    });
+    assert!(message.contains("tensor model.extra.weight: is not in model-"), "{message}");
+    let message = refused_shards(|f| {
+        edit(f, &|map| {
+            let shard = map["model.embed_tokens.weight"].clone();
+            map.insert("lm_head.weight".into(), shard);
+        });
+    });
+    assert!(message.contains("tensor lm_head.weight: is not in model-00001-of-"), "{message}");
+    let message = refused_shards(|f| edit(f, &|map| drop(map.remove("lm_head.weight"))));
+    assert!(message.contains("tensor lm_head.weight: lies in model-"), "{message}");
 }
 
 #[test]

@@ -33,10 +33,8 @@ impl Golden {
         let expected = std::fs::read(folder.join("expected.safetensors")).unwrap();
         let (ids, logits, states, loss) = {
             let file = SafeTensors::deserialize(&expected).unwrap();
-            let ids = file.tensor("ids").unwrap();
-            let ids = ids.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
             let of = |name: &str| floats(&file, name);
-            (ids, of("logits"), of("states"), of("loss")[0])
+            (ids(&file), of("logits"), of("states"), of("loss")[0])
         };
         Self { folder, checkpoint, ids, logits, states, loss, expected }
     }
@@ -45,6 +43,54 @@ impl Golden {
     pub fn gradient(&self, name: &str) -> Vec<f32> {
         floats(&SafeTensors::deserialize(&self.expected).unwrap(), &format!("grad.{name}"))
     }
+}
+
+/// Names of the folders of tiny checkpoints of other families (`tests/reference/families.py`).
+pub const FAMILIES: [&str; 14] = [
+    "iquestpltcoder",
+    "iquestpltcoder-loop-gate-proj",
+    "iquestpltcoder-query",
+    "iquestloopcoder",
+    "ouro",
+    "ouro-exit",
+    "nanbeige",
+    "nanbeige-skip-norm",
+    "llama",
+    "llama-biases-tied",
+    "llama-linear",
+    "llama-llama3",
+    "llama-yarn",
+    "llama-yarn-factors",
+];
+
+/// One tiny checkpoint of another family, a sequence, and the expected logits.
+pub struct FamilyCase {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The checkpoint in it.
+    pub checkpoint: Checkpoint,
+    /// T token ids.
+    pub ids: Vec<u32>,
+    /// `[T][V]`
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl FamilyCase {
+    /// Reads a case's folder.
+    pub fn read(name: &str) -> Self {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/families")).join(name);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let expected = std::fs::read(folder.join("expected.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&expected).unwrap();
+        let width = checkpoint.config().vocab_size;
+        let logits = floats(&file, "logits").chunks_exact(width).map(<[f32]>::to_vec).collect();
+        Self { ids: ids(&file), logits, folder, checkpoint }
+    }
+}
+
+fn ids(file: &SafeTensors<'_>) -> Vec<u32> {
+    let ids = file.tensor("ids").unwrap();
+    ids.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
 }
 
 fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {

@@ -6,7 +6,7 @@
 mod golden;
 mod random;
 
-pub use golden::{GOLDENS, Golden};
+pub use golden::{FAMILIES, FamilyCase, GOLDENS, Golden};
 pub use random::{Rng, checkpoint, config, config_with};
 
 /// Asserts that every element of `found` lies within `tolerance` x the largest element of `expected`.

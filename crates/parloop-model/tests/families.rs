@@ -1,0 +1,224 @@
+//! Configurations and tensors of other families: what is read, and what is refused by name.
+
+use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, family, tensors};
+use parloop_testing::{FAMILIES, FamilyCase};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn config_of(name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(FamilyCase::read(name).folder.join("config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn every_case_opens_as_its_family() {
+    for name in FAMILIES {
+        let case = FamilyCase::read(name);
+        assert!(name.starts_with(case.checkpoint.family().model_type), "{name}");
+        let unused = case.checkpoint.unused();
+        assert_eq!(unused.len(), if name == "llama" { 2 } else { 0 }, "{name}: {unused:?}");
+        // Described in our terms, it is a model of our own form.
+        let again = ModelConfig::from_json(&case.checkpoint.config().to_json()).unwrap();
+        assert_eq!(&again, case.checkpoint.config(), "{name}");
+    }
+    assert_eq!(FamilyCase::read("iquestpltcoder").checkpoint.config().eos_ids(), [2, 40, 45]);
+}
+
+#[test]
+fn published_configurations_are_read() {
+    let loopcoder = ModelConfig::from_value(json!({
+        "architectures": ["IQuestPLTCoderForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+        "auto_map": {"AutoConfig": "configuration_iquestpltcoder.IQuestPLTCoderConfig"}, "bos_token_id": 1,
+        "eos_token_id": [2, 75864, 75869], "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120,
+        "initializer_range": 0.02, "intermediate_size": 27648, "max_position_embeddings": 131072, "mlp_bias": false,
+        "model_type": "iquestpltcoder", "num_attention_heads": 40, "num_hidden_layers": 14, "num_key_value_heads": 8,
+        "plt_emb_scale": 0.707, "plt_gate_use_hidden_states": true, "plt_hidden_scale": 0.053,
+        "plt_normalize_per_loop": true, "plt_num_loops": 2, "plt_window_size": [64, 0], "rms_norm_eps": 1e-5,
+        "rope_scaling": null, "rope_theta": 500000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+        "transformers_version": "4.57.1", "use_cache": true, "vocab_size": 76800,
+    }))
+    .unwrap();
+    assert_eq!(loopcoder.recipe, parloop_model::Recipe::plt(2));
+    assert_eq!(tensors::expected(&loopcoder).len(), 171);
+    assert_eq!(tensors::parameters(&loopcoder), 7_615_749_680);
+
+    let loop_40b = ModelConfig::from_value(json!({
+        "architectures": ["IQuestLoopCoderForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+        "eos_token_id": [2, 75864, 75869], "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120,
+        "initializer_range": 0.02, "intermediate_size": 27648, "loop_num": 2, "loop_window_size": 8192,
+        "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "iquestloopcoder",
+        "num_attention_heads": 40, "num_hidden_layers": 80, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+        "rope_theta": 500000, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_cache": true,
+        "vocab_size": 76800,
+    }))
+    .unwrap();
+    let recipe = &loop_40b.recipe;
+    assert_eq!((recipe.shift, recipe.embedding_scale, recipe.norm, recipe.kv), (false, None, false, KvMode::Shared));
+    assert_eq!(recipe.local, Some(Local { left: 8191, gate: GateKind::Query }));
+
+    let ouro = ModelConfig::from_value(json!({
+        "model_type": "ouro", "hidden_size": 2048, "num_hidden_layers": 48, "intermediate_size": 5632,
+        "num_attention_heads": 16, "rms_norm_eps": 1e-06, "vocab_size": 49152, "num_key_value_heads": 16,
+        "max_position_embeddings": 65536, "rope_theta": 1000000.0, "head_dim": 128, "tie_word_embeddings": false,
+        "rope_scaling": null, "total_ut_steps": 4, "early_exit_threshold": 1.0, "eos_token_id": 2,
+        "layer_types": vec!["full_attention"; 48], "max_window_layers": 48, "sliding_window": null,
+        "use_sliding_window": false, "use_cache": true, "attention_dropout": 0.0, "dtype": "bfloat16",
+    }))
+    .unwrap();
+    assert!(ouro.block.sandwich_norms && ouro.recipe.norm && ouro.recipe.exit.is_some());
+    assert_eq!((ouro.recipe.count, ouro.recipe.kv), (4, KvMode::PerLoop));
+
+    let nanbeige = ModelConfig::from_value(json!({
+        "architectures": ["NanbeigeForCausalLM"], "model_type": "nanbeige", "vocab_size": 166144, "hidden_size": 3072,
+        "auto_map": {"AutoConfig": "configuration_nanbeige.NanbeigeConfig"}, "intermediate_size": 10752,
+        "num_hidden_layers": 22, "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128,
+        "kv_channels": 128, "hidden_act": "silu", "max_position_embeddings": 262144, "rope_theta": 70000000,
+        "rope_scaling": null, "attention_bias": false, "attention_dropout": 0.0, "rms_norm_eps": 1e-05, "num_loops": 2,
+        "loop_loss_weights": [], "skip_loop_final_norm": false, "pretraining_tp": 1, "tie_word_embeddings": false,
+        "pad_token_id": 0, "bos_token_id": 166100, "eos_token_id": 166101, "torch_dtype": "bfloat16",
+    }))
+    .unwrap();
+    assert_eq!((nanbeige.query_width(), nanbeige.recipe.count, nanbeige.recipe.norm), (6144, 2, true));
+}
+
+#[test]
+fn what_would_be_another_model_is_refused_by_name() {
+    let absent = Value::Null;
+    let scaling = |value: Value| ("llama", "rope_scaling", value);
+    let cases: Vec<(&str, &str, Value, &str)> = vec![
+        ("iquestpltcoder", "plt_num_loops", absent.clone(), "has no plt_num_loops"),
+        ("iquestpltcoder", "plt_num_loops", 0.into(), "loop.count is 0"),
+        ("iquestpltcoder", "plt_window_size", json!([64, 1]), "plt_window_size is [64, 1], expected [left, 0]"),
+        ("iquestpltcoder", "plt_window_size", json!([64]), "plt_window_size is [64]"),
+        ("iquestpltcoder", "plt_window_size", 64.into(), "plt_window_size is 64, expected a list"),
+        ("iquestpltcoder", "plt_shift", true.into(), "\"plt_shift\" = true"),
+        ("iquestpltcoder", "hidden_act", "gelu".into(), "hidden_act is \"gelu\""),
+        ("iquestpltcoder", "quantization_config", json!({"bits": 4}), "quantization_config"),
+        ("iquestloopcoder", "loop_num", absent.clone(), "has no loop_num"),
+        ("iquestloopcoder", "loop_window_size", 0.into(), "loop_window_size is 0, expected at least 1"),
+        ("ouro", "total_ut_steps", absent.clone(), "has no total_ut_steps"),
+        ("ouro", "early_exit_threshold", 1.5.into(), "threshold is 1.5, expected 0 to 1"),
+        ("ouro", "early_exit_step", 2.into(), "early_exit_step"),
+        ("ouro", "use_sliding_window", true.into(), "use_sliding_window"),
+        ("ouro", "layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        ("nanbeige", "num_loops", absent.clone(), "has no num_loops"),
+        ("nanbeige", "kv_channels", 8.into(), "kv_channels is 8, expected head_dim (16)"),
+        ("nanbeige", "loop_loss_weights", json!([0.5]), "loop_loss_weights = [0.5]"),
+        ("nanbeige", "emb_neighbor_num", 4.into(), "emb_neighbor_num = 4"),
+        ("llama", "model_type", "lama".into(), "\"lama\", expected one of parloop, iquestpltcoder"),
+        ("llama", "num_loops", 2.into(), "\"num_loops\" = 2"),
+        ("llama", "sliding_window", 128.into(), "sliding_window"),
+        ("llama", "head_dim", 7.into(), "head_dim is 7"),
+    ];
+    let rope = vec![
+        (json!({"rope_type": "dynamic", "factor": 2.0}), "rope_scaling.rope_type is \"dynamic\", expected"),
+        (json!({"type": "longrope"}), "\"longrope\""),
+        (json!({"factor": 2.0}), "has no rope_scaling.rope_type"),
+        (json!({"rope_type": "linear"}), "has no rope_scaling.factor"),
+        (json!({"rope_type": "linear", "factor": 0}), "rope_scaling.factor is 0"),
+        (json!({"rope_type": "linear", "type": "yarn", "factor": 2}), "\"yarn\", expected \"linear\""),
+        (json!({"rope_type": "linear", "factor": 2, "short_factor": [1.0]}), "rope_scaling.short_factor"),
+        (json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}), "more than low"),
+        (json!({"rope_type": "yarn", "factor": 8, "original_max_position_embeddings": 0}), "is 0, expected 1 to"),
+        (json!({"rope_type": "default", "partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
+        (json!({"rope_type": "default", "rope_theta": 7.0}), "rope_theta is 7, expected 10000"),
+        (json!("yarn"), "rope_scaling is \"yarn\", expected an object"),
+    ];
+    let rope = rope.into_iter().map(|(value, words)| {
+        let (name, key, value) = scaling(value);
+        (name, key, value, words)
+    });
+    for (name, key, value, words) in cases.into_iter().chain(rope) {
+        let mut config = config_of(name);
+        config[key] = value.clone();
+        let message = ModelConfig::from_value(config).expect_err(&format!("{name}: {key} = {value}")).to_string();
+        assert!(message.contains(words), "{name}, {key} = {value}: {message}");
+    }
+    for switch in [
+        "enable_double_loop_split",
+        "loop_share_kv",
+        "enable_hyper_connection",
+        "enable_mhc",
+        "enable_depth_attention",
+        "qk_layernorm",
+    ] {
+        let mut config = config_of("nanbeige");
+        config[switch] = false.into();
+        ModelConfig::from_value(config.clone()).unwrap();
+        config[switch] = true.into();
+        assert!(ModelConfig::from_value(config).unwrap_err().to_string().contains(switch), "{switch}");
+    }
+}
+
+/// A copy of a case in which the tensors and the configuration were changed; the message with which it is refused.
+fn refused(
+    name: &str,
+    config: impl FnOnce(&mut Value),
+    tensors: impl FnOnce(&mut Vec<(String, safetensors::tensor::TensorView<'_>)>),
+) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut value = config_of(name);
+    config(&mut value);
+    std::fs::write(folder.path().join("config.json"), value.to_string()).unwrap();
+    let bytes = std::fs::read(FamilyCase::read(name).folder.join("model.safetensors")).unwrap();
+    let mut list = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    tensors(&mut list);
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, safetensors::serialize(list, None).unwrap()).unwrap();
+    open(folder.path())
+}
+
+fn open(folder: &Path) -> String {
+    Checkpoint::open(folder).unwrap_err().to_string()
+}
+
+#[test]
+fn gates_that_are_missing_doubled_or_of_another_kind_are_refused() {
+    let as_is = |_: &mut Value| ();
+    let message = refused("iquestpltcoder", as_is, |t| t.retain(|(name, _)| !name.contains("plt_gate")));
+    assert!(message.contains("layers.0.self_attn.plt_gate.weight: is missing"), "{message}");
+    assert!(message.contains("6 missing"), "{message}");
+    let message =
+        refused("iquestloopcoder", as_is, |t| t.retain(|(name, _)| !name.contains("gate_projections.1.bias")));
+    assert!(message.contains("layers.1.self_attn.plt_gate.bias: is missing"), "{message}");
+    let message = refused("ouro", as_is, |t| t.retain(|(name, _)| !name.contains("early_exit_gate")));
+    assert!(message.contains("early_exit_gate.weight: is missing"), "{message}");
+    // The flag and the gate's shape must agree, in both directions.
+    let query = |c: &mut Value| c["plt_gate_use_hidden_states"] = false.into();
+    let message = refused("iquestpltcoder", query, |t| t.retain(|(name, _)| !name.contains("gate_norm")));
+    assert!(message.contains("plt_gate.weight: has shape [4, 32], the configuration needs [4, 8]"), "{message}");
+    assert!(message.contains("must agree"), "{message}");
+    let message = refused("iquestpltcoder", query, |_| ());
+    assert!(message.contains("2 unknown"), "{message}");
+    let hidden = |c: &mut Value| c["plt_gate_use_hidden_states"] = true.into();
+    assert!(refused("iquestpltcoder-query", hidden, |_| ()).contains("gate_norm.weight: is missing"));
+    // One gate under two names.
+    let message = refused("iquestloopcoder", as_is, |t| {
+        let (name, gate) = t.iter().find(|(name, _)| name.contains("gate_projections.0.bias")).unwrap().clone();
+        assert_eq!(name, "model.gate_projections.0.bias");
+        t.push(("model.layers.0.self_attn.plt_gate.bias".into(), gate));
+    });
+    assert!(message.contains("is the same as"), "{message}");
+    let message = refused("llama", as_is, |t| {
+        let other = t[0].1.clone();
+        t.push(("model.layers.0.self_attn.q_norm.weight".into(), other));
+    });
+    assert!(message.contains("q_norm.weight: is not part of the model"), "{message}");
+    let biased = |c: &mut Value| c["attention_bias"] = true.into();
+    assert!(refused("llama", biased, |_| ()).contains("q_proj.bias: is missing"));
+    assert!(refused("llama-biases-tied", |c| c["mlp_bias"] = false.into(), |_| ()).contains("mlp.down_proj.bias"));
+}
+
+#[test]
+fn a_plt_is_written_as_iquestpltcoder_and_read_back_the_same() {
+    let golden = parloop_testing::Golden::read("plt3");
+    let theirs = family::named("iquestpltcoder").unwrap();
+    let text = theirs.write(golden.checkpoint.config()).unwrap();
+    assert!(text.contains("\"plt_hidden_scale\": 0.053") && !text.contains("\"loop\""), "{text}");
+    assert_eq!(&ModelConfig::from_json(&text).unwrap(), golden.checkpoint.config());
+    for name in ["vanilla", "loop2", "loop2-clp", "loop2-clp-share", "loop2-share-gswa"] {
+        let message = theirs.write(parloop_testing::Golden::read(name).checkpoint.config()).unwrap_err().to_string();
+        assert!(message.contains("cannot express"), "{name}: {message}");
+    }
+    assert!(family::named("llama").unwrap().write(golden.checkpoint.config()).is_err());
+}
