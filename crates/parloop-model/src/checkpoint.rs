@@ -10,7 +10,7 @@ mod names;
 mod write;
 
 pub use names::Mismatch;
-pub use write::{CheckpointWriter, TensorData};
+pub use write::{CheckpointWriter, TensorCopy, TensorData, ToWrite};
 
 use crate::family::{self, Family};
 use crate::{Error, ModelConfig, Result, Tokenizer};

@@ -95,6 +95,23 @@ pub struct Block {
     pub rope_scaling: Option<RopeScaling>,
 }
 
+impl Block {
+    /// What is added, in a few words; `None` where nothing is.
+    pub fn describe(&self) -> Option<String> {
+        let scaling = self.rope_scaling.map(|scaling| format!("RoPE scaling {}", scaling.name()));
+        let parts: Vec<String> = [
+            self.sandwich_norms.then(|| "sandwich norms".into()),
+            self.attention_bias.then(|| "biases in attention".into()),
+            self.mlp_bias.then(|| "biases in the feed-forward".into()),
+            scaling,
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }

@@ -96,14 +96,19 @@ pub fn describe(value: Value) -> Result<(ModelConfig, &'static Family)> {
 }
 
 impl Family {
+    /// Whether models can be written in this form.
+    pub fn is_writable(&self) -> bool {
+        self.write.is_some()
+    }
+
     /// The `config.json` text of this family for a model.
     ///
     /// # Errors
     /// The family cannot express the model.
     pub fn write(&self, config: &ModelConfig) -> Result<String> {
         let write = self.write.ok_or_else(|| {
-            let known: Vec<_> = FAMILIES.iter().filter(|f| f.write.is_some()).map(|f| f.model_type).collect();
-            Error::Config(format!("{} cannot be written, expected one of {}", self.model_type, known.join(", ")))
+            let known: Vec<_> = FAMILIES.iter().filter(|f| f.is_writable()).map(|f| f.model_type).collect();
+            Error::Config(format!("{} cannot be written, expected {}", self.model_type, known.join(" or ")))
         })?;
         write(config)
     }

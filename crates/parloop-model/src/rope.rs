@@ -112,6 +112,15 @@ impl RopeScaling {
         Ok((theta, scaling))
     }
 
+    /// The name that configurations use.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Linear { .. } => "linear",
+            Self::Llama3 { .. } => "llama3",
+            Self::Yarn { .. } => "yarn",
+        }
+    }
+
     /// Checks ranges that the type cannot express.
     pub(crate) fn validate(&self, theta: f32) -> Result<()> {
         let positive = |key: &str, value: f32| {

@@ -2,6 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parloop_engine::{Mode, SampleOptions};
+use parloop_model::family::{self, Family};
 use std::path::PathBuf;
 
 /// Train, run and examine looped transformers.
@@ -163,26 +164,37 @@ pub struct Inspect {
     pub json: bool,
 }
 
-/// Write a model in another element type, whole or in shards
+/// Write a model in another element type or another family's form, whole or in shards
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Examples:\n  parloop convert out/plt2 --type bf16 --out plt2-bf16\n  parloop convert out/plt2 --type f32 --shard-mb 500 --out sharded"
-)]
+#[command(after_help = "Examples:
+  parloop convert out/plt2 --type bf16 --out plt2-bf16
+  parloop convert out/plt2 --type f32 --shard-mb 500 --out sharded
+  parloop convert out/plt2 --to iquestpltcoder --out plt2-hf      LoopCoder-V2's keys and tensor names
+  parloop convert LoopCoder-V2 --to parloop --out loopcoder       and back: the same numbers to the last bit")]
 pub struct Convert {
     #[command(flatten)]
     pub model: Model,
     /// Folder to be written
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// Element type of all tensors
-    #[arg(long = "type", value_enum, default_value_t = DTypeArg::Bf16)]
-    pub dtype: DTypeArg,
+    /// Element type of all tensors; if left out bf16, or with --to the type that each tensor has
+    #[arg(long = "type", value_enum)]
+    pub dtype: Option<DTypeArg>,
+    /// Form of config.json: parloop (the default) or iquestpltcoder
+    #[arg(long, value_name = "FAMILY", value_parser = writable_family)]
+    pub to: Option<&'static Family>,
     /// Split the weights into files of about this many megabytes, with an index
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..1 << 24))]
     pub shard_mb: Option<u64>,
     /// Replace the folder if it exists
     #[arg(long)]
     pub force: bool,
+}
+
+fn writable_family(text: &str) -> Result<&'static Family, String> {
+    let writable: Vec<_> = family::FAMILIES.into_iter().filter(|f| f.is_writable()).collect();
+    let names: Vec<_> = writable.iter().map(|f| f.model_type).collect();
+    writable.iter().copied().find(|f| f.model_type == text).ok_or_else(|| format!("expected {}", names.join(" or ")))
 }
 
 /// Element type of a written checkpoint.

@@ -1,7 +1,7 @@
 //! Writing checkpoint folders: everything goes to a temporary sibling, is flushed to disk, and takes its final name
 //! only when it is whole.
 
-use super::{DType, files};
+use super::{DType, Tensor, files};
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use std::borrow::Cow;
@@ -21,26 +21,108 @@ pub struct TensorData<'a> {
     pub values: Cow<'a, [f32]>,
 }
 
-impl View for &TensorData<'_> {
+/// A tensor of another checkpoint, to be written as it is or in another type; read and converted only when its turn
+/// comes, so that a large checkpoint is never in memory as a whole.
+pub struct TensorCopy<'a> {
+    /// The name to write.
+    pub name: String,
+    /// The type to store.
+    pub dtype: DType,
+    /// What is copied.
+    pub tensor: &'a Tensor,
+}
+
+/// What the writer asks of a tensor.
+pub trait ToWrite {
+    /// The checkpoint's name.
+    fn name(&self) -> &str;
+    /// Row-major shape.
+    fn shape(&self) -> &[usize];
+    /// The type to store.
+    fn dtype(&self) -> DType;
+    /// The elements, rounded to the type, as little-endian bytes.
+    fn bytes(&self) -> Cow<'_, [u8]>;
+    /// A finite number among the elements that the type cannot hold.
+    fn beyond_range(&self) -> Option<f32>;
+}
+
+impl ToWrite for TensorData<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(rounded(&self.values, self.dtype))
+    }
+    fn beyond_range(&self) -> Option<f32> {
+        beyond_range(&self.values, self.dtype)
+    }
+}
+
+impl ToWrite for TensorCopy<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match self.tensor.dtype == self.dtype {
+            true => Cow::Borrowed(self.tensor.bytes()),
+            false => Cow::Owned(rounded(&self.tensor.to_f32(), self.dtype)),
+        }
+    }
+    fn beyond_range(&self) -> Option<f32> {
+        let narrower = self.dtype == DType::F16 && self.tensor.dtype != DType::F16;
+        narrower.then(|| beyond_range(&self.tensor.to_f32(), self.dtype)).flatten()
+    }
+}
+
+fn rounded(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}
+
+fn beyond_range(values: &[f32], dtype: DType) -> Option<f32> {
+    let large = |v: &f32| v.is_finite() && half::f16::from_f32(*v).is_infinite();
+    values.iter().copied().filter(|_| dtype == DType::F16).find(large)
+}
+
+/// Bytes of a tensor once it is written.
+fn size<T: ToWrite>(tensor: &T) -> usize {
+    tensor.shape().iter().product::<usize>() * tensor.dtype().size()
+}
+
+/// A tensor as the safetensors library takes it.
+struct AsView<'a, T>(&'a T);
+
+impl<T: ToWrite> View for AsView<'_, T> {
     fn dtype(&self) -> Dtype {
-        match self.dtype {
+        match self.0.dtype() {
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
         }
     }
     fn shape(&self) -> &[usize] {
-        &self.shape
+        self.0.shape()
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match self.dtype {
-            DType::F32 => self.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            DType::F16 => self.values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-            DType::BF16 => self.values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
-        })
+        self.0.bytes()
     }
     fn data_len(&self) -> usize {
-        self.values.len() * self.dtype.size()
+        size(self.0)
     }
 }
 
@@ -81,13 +163,13 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn weights(&self, tensors: &[TensorData<'_>], shard_bytes: Option<u64>) -> Result<()> {
-        let size = |t: &TensorData<'_>| View::data_len(&t) as u64;
+    pub fn weights<T: ToWrite>(&self, tensors: &[T], shard_bytes: Option<u64>) -> Result<()> {
+        let size = |t: &T| size(t) as u64;
         let total: u64 = tensors.iter().map(size).sum();
         let Some(limit) = shard_bytes.filter(|limit| *limit < total) else {
             return self.tensors(files::SINGLE, tensors);
         };
-        let mut shards: Vec<&[TensorData<'_>]> = Vec::new();
+        let mut shards: Vec<&[T]> = Vec::new();
         let (mut first, mut filled) = (0, 0);
         for (i, tensor) in tensors.iter().enumerate() {
             if filled > 0 && filled + size(tensor) > limit {
@@ -101,7 +183,7 @@ impl CheckpointWriter {
         for (i, shard) in shards.iter().enumerate() {
             let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
             self.tensors(&file, shard)?;
-            map.extend(shard.iter().map(|t| (t.name.clone(), file.clone().into())));
+            map.extend(shard.iter().map(|t| (t.name().to_owned(), file.clone().into())));
         }
         let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": map });
         self.file(files::INDEX, format!("{index:#}\n").as_bytes())
@@ -111,14 +193,13 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn tensors(&self, name: &str, tensors: &[TensorData<'_>]) -> Result<()> {
+    pub fn tensors<T: ToWrite>(&self, name: &str, tensors: &[T]) -> Result<()> {
         let path = self.temporary.join(name);
-        let views = tensors.iter().map(|t| (t.name.as_str(), t));
-        for tensor in tensors.iter().filter(|t| t.dtype == DType::F16) {
-            let large = |v: &&f32| v.is_finite() && half::f16::from_f32(**v).is_infinite();
-            if let Some(value) = tensor.values.iter().find(large) {
+        let views = tensors.iter().map(|t| (t.name(), AsView(t)));
+        for tensor in tensors {
+            if let Some(value) = tensor.beyond_range() {
                 let message = format!("holds {value}, beyond the range of float16 (65504); use bfloat16 or float32");
-                return Err(Error::tensor(&tensor.name, message));
+                return Err(Error::tensor(tensor.name(), message));
             }
         }
         // The library writes through a temporary file that only its owner may read; a model is an ordinary file.

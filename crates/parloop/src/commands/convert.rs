@@ -1,11 +1,10 @@
-//! `parloop convert`: the same model in another element type, in one file or in shards.
+//! `parloop convert`: the same model in another element type or another family's form, in one file or in shards.
 
 use super::{bytes, checkpoint};
 use crate::args::Convert;
 use anyhow::{Context, Result, ensure};
-use parloop_model::checkpoint::{CheckpointWriter, TensorData};
-use parloop_model::tensors;
-use std::borrow::Cow;
+use parloop_model::checkpoint::{CheckpointWriter, TensorCopy};
+use parloop_model::{DType, tensors};
 
 pub fn convert(args: &Convert) -> Result<()> {
     let checkpoint = checkpoint(&args.model)?;
@@ -14,17 +13,27 @@ pub fn convert(args: &Convert) -> Result<()> {
         ensure!(!from.starts_with(&out), "{} is or holds the model itself: give another --out", args.out.display());
         ensure!(args.force, "{} exists already: give another folder, or --force to replace it", args.out.display());
     }
+    // In another form the model is meant to be the same, to the last bit.
+    let dtype = match (args.dtype, args.to) {
+        (Some(given), _) => Some(given.dtype()),
+        (None, None) => Some(DType::BF16),
+        (None, Some(_)) => None,
+    };
     let mut config = checkpoint.config().clone();
-    config.torch_dtype = Some(args.dtype.dtype().name().into());
-    let data: Result<Vec<TensorData<'_>>> = tensors::expected(&config)
+    if let Some(dtype) = dtype {
+        config.torch_dtype = Some(dtype.name().into());
+    }
+    let text = args.to.map_or_else(|| Ok(config.to_json()), |family| family.write(&config))?;
+    let data: Result<Vec<TensorCopy<'_>>> = tensors::expected(&config)
         .into_iter()
         .map(|spec| {
-            let values = Cow::Owned(checkpoint.tensor(&spec.name)?.to_f32());
-            Ok(TensorData { name: spec.name, shape: spec.shape, dtype: args.dtype.dtype(), values })
+            let tensor = checkpoint.tensor(&spec.name)?;
+            Ok(TensorCopy { name: spec.name, dtype: dtype.unwrap_or(tensor.dtype), tensor })
         })
         .collect();
     let writer = CheckpointWriter::create(&args.out)?;
     writer.model(&config, checkpoint.tokenizer())?;
+    writer.file("config.json", text.as_bytes())?;
     writer.weights(&data?, args.shard_mb.map(|mb| mb << 20))?;
     writer.finish()?;
     let size: u64 = std::fs::read_dir(&args.out)

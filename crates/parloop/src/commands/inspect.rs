@@ -6,12 +6,24 @@ use anyhow::Result;
 use parloop::builtin;
 use parloop_engine::{Sequence, sequence::kv_bytes};
 use parloop_kernels::KvType;
-use parloop_model::{Checkpoint, ModelConfig, tensors};
+use parloop_model::checkpoint::{Mismatch, resolve};
+use parloop_model::{Checkpoint, Error, ModelConfig, family, tensors};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 
 pub fn inspect(args: &Inspect) -> Result<()> {
-    let checkpoint = checkpoint(&args.model)?;
+    let checkpoint = match checkpoint(&args.model) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            // Where only the tensors do not fit, the lists of them are what is asked for.
+            if let (Some(Error::Tensors(mismatch)), Some(folder)) = (error.downcast_ref(), &args.model.model) {
+                let text = mismatched(folder, mismatch, args.json)?;
+                std::io::stdout().lock().write_all(text.as_bytes())?;
+            }
+            return Err(error);
+        }
+    };
     let context = args.context.map_or(checkpoint.config().max_position_embeddings, |n| n as usize);
     let text = if args.json { json(&checkpoint, args.kv, context)? } else { describe(&checkpoint, args.kv, context)? };
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
@@ -28,12 +40,50 @@ fn weights(checkpoint: &Checkpoint) -> Result<usize> {
     sizes.map(|s| s.iter().sum()).map_err(|e: parloop_model::Error| e.into())
 }
 
+/// What a folder is meant to be, and which of its tensors do not fit.
+fn mismatched(folder: &Path, mismatch: &Mismatch, as_json: bool) -> Result<String> {
+    let folder = resolve(folder)?;
+    let (config, family) = family::read(&folder)?;
+    if as_json {
+        let with = |list: &[(String, String)]| -> serde_json::Map<String, serde_json::Value> {
+            list.iter().map(|(name, what)| (name.clone(), what.clone().into())).collect()
+        };
+        let missing: Vec<&String> = mismatch.missing.iter().map(|(name, _)| name).collect();
+        let object = serde_json::json!({
+            "config": config,
+            "family": family.model_type,
+            "recipe": config.recipe.describe(),
+            "missing": missing,
+            "misshapen": with(&mismatch.misshapen),
+            "unknown": mismatch.unknown,
+        });
+        return Ok(format!("{object}\n"));
+    }
+    let mut text = format!("{}\n", folder.display());
+    writeln!(text, "  family      {}: {}", family.model_type, family.title)?;
+    writeln!(text, "  recipe      {}", config.recipe.describe())?;
+    for (name, shape) in &mismatch.missing {
+        writeln!(text, "  missing     {name} {shape:?}")?;
+    }
+    for (name, what) in &mismatch.misshapen {
+        writeln!(text, "  misshapen   {name} {what}")?;
+    }
+    for name in &mismatch.unknown {
+        writeln!(text, "  unknown     {name}")?;
+    }
+    Ok(text)
+}
+
 fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<String> {
     let c = checkpoint.config();
     let mut text = String::new();
     let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
     writeln!(text, "{name}")?;
+    writeln!(text, "  family      {}: {}", checkpoint.family().model_type, checkpoint.family().title)?;
     writeln!(text, "  recipe      {}", c.recipe.describe())?;
+    if let Some(block) = c.block.describe() {
+        writeln!(text, "  block       {block}")?;
+    }
     let decode = match c.recipe.count {
         1 => "one pass a token".to_string(),
         n if c.recipe.one_pass() => format!("one pass a token for all {n} loops"),
@@ -66,6 +116,9 @@ fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<Str
         bytes(all),
         bytes(all - plain.min(all))
     )?;
+    for name in checkpoint.unused() {
+        writeln!(text, "  unused      {name}")?;
+    }
     writeln!(text, "\n  {:<52} {:<18} type", "tensor", "shape")?;
     for spec in tensors::expected(c) {
         let tensor = checkpoint.tensor(&spec.name)?;
@@ -86,7 +139,9 @@ fn json(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<String>
         .collect();
     let object = serde_json::json!({
         "config": c,
+        "family": checkpoint.family().model_type,
         "recipe": c.recipe.describe(),
+        "unused": checkpoint.unused(),
         "one_pass": c.recipe.one_pass(),
         "parameters": tensors::parameters(c),
         "weight_bytes": weights(checkpoint)?,
