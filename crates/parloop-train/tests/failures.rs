@@ -2,8 +2,10 @@
 
 mod common;
 
+use burn::tensor::Device;
 use common::{Place, job, names, run, small};
-use parloop_train::TrainOptions;
+use parloop_model::ModelConfig;
+use parloop_train::{LoopModel, TrainOptions};
 use std::fs;
 
 #[test]
@@ -51,5 +53,23 @@ fn a_damaged_checkpoint_is_refused_without_a_crash() {
             assert!(run(&again).is_err(), "{file}");
         }
         fs::write(folder.join(file), good).unwrap();
+    }
+}
+
+#[test]
+fn models_with_parts_that_training_does_not_know_are_refused_by_name() {
+    type Change = fn(&mut ModelConfig);
+    let cases: [(&str, Change); 4] = [
+        ("attention_bias", |c| c.block.attention_bias = true),
+        ("mlp_bias", |c| c.block.mlp_bias = true),
+        ("sandwich_norms", |c| c.block.sandwich_norms = true),
+        ("loop.exit", |c| c.recipe.exit = Some(parloop_model::Exit { threshold: 0.5 })),
+    ];
+    for (name, change) in cases {
+        let mut config = small("plt2", 1).model_config(300, None).unwrap();
+        LoopModel::init(&config, 1, &Device::flex()).unwrap();
+        change(&mut config);
+        let message = LoopModel::init(&config, 1, &Device::flex()).err().unwrap().to_string();
+        assert!(message.contains(name) && message.contains("not trained"), "{message}");
     }
 }
