@@ -2,8 +2,8 @@
 //! tokenizer's files.
 //!
 //! A checkpoint is untrusted input. Everything that its headers claim is checked against the files and against
-//! [`crate::tensors::expected`] before anything is viewed; after [`Checkpoint::open`] every expected tensor exists, lies
-//! inside its file, and has the expected shape.
+//! [the tensors expected](crate::tensors::expected) before anything is viewed; after [`Checkpoint::open`] every one of
+//! them exists, lies inside its file, and has the expected shape.
 
 mod files;
 mod names;

@@ -150,6 +150,54 @@ fn what_would_be_another_model_is_refused_by_name() {
     }
 }
 
+#[test]
+fn no_value_of_any_key_is_more_than_a_sentence() {
+    let odd = [
+        Value::Null,
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(3),
+        json!(1e-300),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(0.5),
+        json!(true),
+        json!(""),
+        json!("yarn"),
+        json!([]),
+        json!([0, 0]),
+        json!([u64::MAX, 0]),
+        json!({}),
+        json!({"rope_type": "yarn", "factor": 1e300}),
+        json!({"rope_type": "llama3", "factor": 2, "low_freq_factor": 1e-30, "high_freq_factor": 1e30}),
+        json!({"rope_type": "yarn", "factor": 1e-30, "beta_fast": 1e-30, "beta_slow": 1e30}),
+    ];
+    let mut read = 0;
+    for name in FAMILIES {
+        let whole = config_of(name);
+        let keys: Vec<String> = whole.as_object().unwrap().keys().cloned().chain(["rope_scaling".into()]).collect();
+        for (key, value) in keys.iter().flat_map(|key| odd.iter().map(move |value| (key, value))) {
+            let mut config = whole.clone();
+            config[key] = value.clone();
+            match ModelConfig::from_value(config) {
+                Ok(config) => {
+                    read += 1;
+                    let (frequencies, factor) = parloop_model::rope::frequencies(&config);
+                    assert!(frequencies.iter().all(|f| f.is_finite()) && factor.is_finite(), "{name}: {key} = {value}");
+                    assert!(tensors::parameters(&config) > 0);
+                }
+                Err(e) => {
+                    let message = e.to_string();
+                    let plain = !message.contains('\n') && !message.is_empty() && message.len() < 500;
+                    assert!(plain, "{name}: {key} = {value}: {message}");
+                }
+            }
+        }
+    }
+    assert!(read > 500, "only {read} were read");
+}
+
 /// A copy of a case in which the tensors and the configuration were changed; the message with which it is refused.
 fn refused(
     name: &str,
