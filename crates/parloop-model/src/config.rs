@@ -175,7 +175,7 @@ const MUST_BE_OFF: [&str; 9] = [
 ];
 
 impl ModelConfig {
-    /// Reads and validates `config.json` in a checkpoint folder, of any [family](crate::family).
+    /// Reads and validates `config.json` in a checkpoint folder, of any [`family`].
     ///
     /// # Errors
     /// The file is missing, too large, not JSON, or describes something that cannot be computed; the message names
@@ -184,7 +184,7 @@ impl ModelConfig {
         Ok(family::read(folder)?.0)
     }
 
-    /// Parses and validates the text of a `config.json` of any [family](crate::family).
+    /// Parses and validates the text of a `config.json` of any [`family`].
     ///
     /// # Errors
     /// As [`ModelConfig::read`], without the file's name.

@@ -3,8 +3,8 @@
 use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, family, tensors};
 use parloop_testing::{FAMILIES, FamilyCase};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use std::path::Path;
 
 fn config_of(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(FamilyCase::read(name).folder.join("config.json")).unwrap()).unwrap()
@@ -198,12 +198,12 @@ fn no_value_of_any_key_is_more_than_a_sentence() {
     assert!(read > 500, "only {read} were read");
 }
 
-/// A copy of a case in which the tensors and the configuration were changed; the message with which it is refused.
-fn refused(
+/// Opens a copy of a case in which the tensors and the configuration were changed.
+fn changed(
     name: &str,
     config: impl FnOnce(&mut Value),
-    tensors: impl FnOnce(&mut Vec<(String, safetensors::tensor::TensorView<'_>)>),
-) -> String {
+    tensors: impl FnOnce(&mut Vec<(String, TensorView<'_>)>),
+) -> parloop_model::Result<Checkpoint> {
     let folder = tempfile::tempdir().unwrap();
     let mut value = config_of(name);
     config(&mut value);
@@ -213,11 +213,30 @@ fn refused(
     tensors(&mut list);
     let path = folder.path().join("model.safetensors");
     std::fs::write(&path, safetensors::serialize(list, None).unwrap()).unwrap();
-    open(folder.path())
+    Checkpoint::open(folder.path())
 }
 
-fn open(folder: &Path) -> String {
-    Checkpoint::open(folder).unwrap_err().to_string()
+/// The message with which such a copy is refused.
+fn refused(
+    name: &str,
+    config: impl FnOnce(&mut Value),
+    tensors: impl FnOnce(&mut Vec<(String, TensorView<'_>)>),
+) -> String {
+    changed(name, config, tensors).unwrap_err().to_string()
+}
+
+#[test]
+fn a_tied_head_may_be_stored_once_more_but_not_another_one() {
+    let copy = |of: &'static str| {
+        move |list: &mut Vec<(String, TensorView<'_>)>| {
+            let tensor = list.iter().find(|(name, _)| name == of).unwrap().1.clone();
+            list.push(("lm_head.weight".into(), tensor));
+        }
+    };
+    let same = changed("llama-biases-tied", |_| (), copy("model.embed_tokens.weight")).unwrap();
+    assert_eq!(same.unused(), ["lm_head.weight"]);
+    let message = refused("llama-biases-tied", |_| (), copy("model.layers.0.mlp.up_proj.weight"));
+    assert!(message.contains("tensor lm_head.weight: is not part of the model"), "{message}");
 }
 
 #[test]

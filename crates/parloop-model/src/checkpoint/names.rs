@@ -48,6 +48,16 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// Whether there is a head that repeats the embedding.
+fn same_head(named: &HashMap<String, (String, Tensor)>) -> bool {
+    match (named.get(tensors::HEAD), named.get(tensors::EMBEDDING)) {
+        (Some((_, head)), Some((_, embedding))) => {
+            (head.dtype, &head.shape) == (embedding.dtype, &embedding.shape) && head.bytes() == embedding.bytes()
+        }
+        _ => false,
+    }
+}
+
 /// Gives the tensors found our names and holds them against those expected. Returns the model's tensors, and the
 /// names of those that nothing needs.
 pub(super) fn check(
@@ -68,6 +78,10 @@ pub(super) fn check(
             let (a, b) = if name < other { (name, other) } else { (other, name) };
             return Err(Error::tensor(&a, format!("is the same as {b}, which is there too; keep one of them")));
         }
+    }
+    // Some exporters store a tied head once more.
+    if config.tie_word_embeddings && same_head(&named) {
+        unused.extend(named.remove(tensors::HEAD).map(|(theirs, _)| theirs));
     }
     unused.sort();
     let mut mismatch = Mismatch::default();
