@@ -19,8 +19,8 @@ pub struct Sequence {
     pub(crate) kv: Vec<Vec<KvTiles>>,
     /// For each loop but the last: its output at the last position, normed as the recipe says.
     pub(crate) carried: Vec<Vec<f32>>,
-    /// The last loop's output at the last position, from which the next token's logits come; empty if not known:
-    /// for an empty sequence, and after a roll-back.
+    /// The output at the last position, of the last loop or of the one that the exit gate chose, from which the next
+    /// token's logits come; empty if not known: for an empty sequence, and after a roll-back.
     pub(crate) last: Vec<f32>,
 }
 

@@ -107,6 +107,9 @@ impl Engine {
             }
             last = rows.len() - batch;
         }
+        if let Some(exits) = exits {
+            (0..batch).for_each(|i| exits.put(i, &mut self.x[(last + i) * d..][..d]));
+        }
         for (i, sequence) in sequences.iter_mut().enumerate() {
             sequence.tokens.push(tokens[i]);
             sequence.last.clear();
@@ -114,9 +117,6 @@ impl Engine {
             for (r, carried) in sequence.carried.iter_mut().enumerate() {
                 carried.copy_from_slice(&handed[(r * batch + i) * d..][..d]);
             }
-        }
-        if let Some(exits) = exits {
-            (0..batch).for_each(|i| exits.put(i, &mut self.x[(last + i) * d..][..d]));
         }
         self.head(last..last + batch);
         Ok(&self.logits[..batch * c.vocab_size])

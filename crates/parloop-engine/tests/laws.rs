@@ -8,7 +8,7 @@ use common::{continuation, engine, length, tokens};
 use parloop_engine::{Engine, Mode, Model, Passes, Prefill, Sequence, score};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::reference::Reference;
-use parloop_model::{GateKind, KvMode, Local, Recipe};
+use parloop_model::{GateKind, KvMode, Local, ModelConfig, Recipe};
 use parloop_testing::{Rng, assert_close, checkpoint, config, config_with};
 use proptest::prelude::*;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Which model made a state, cheaply.
 
 use crate::Model;
-use crate::model::{Gate, Layer};
+use crate::exit::ExitGate;
+use crate::model::{Biases, Gate, Layer, Sandwich};
 use parloop_kernels::Weights;
 use twox_hash::xxhash3_128::Hasher;
 
@@ -19,12 +20,22 @@ pub(super) fn identity(model: &Model) -> String {
     hash.write(model.config().to_json().as_bytes());
     matrix(&mut hash, &model.embedding);
     // Written out in full, so that a new tensor cannot be forgotten here.
-    for Layer { input_norm, q, k, v, o, gate, post_norm, ff_gate, ff_up, ff_down } in model.layers.iter() {
+    for layer in model.layers.iter() {
+        let Layer { input_norm, q, k, v, o, gate, post_norm, ff_gate, ff_up, ff_down, biases, sandwich } = layer;
         [input_norm, post_norm].into_iter().for_each(|v| vector(&mut hash, v));
         [q, k, v, o, ff_gate, ff_up, ff_down].into_iter().for_each(|m| matrix(&mut hash, m));
         if let Some(Gate { kind: _, weight: _, values, bias, norm }) = gate {
             [values, bias, norm].into_iter().for_each(|v| vector(&mut hash, v));
         }
+        let Biases { q, k, v, o, ff_gate, ff_up, ff_down } = biases;
+        [q, k, v, o, ff_gate, ff_up, ff_down].into_iter().for_each(|v| vector(&mut hash, v));
+        if let Some(Sandwich { attention, feed_forward }) = sandwich {
+            [attention, feed_forward].into_iter().for_each(|v| vector(&mut hash, v));
+        }
+    }
+    if let Some(ExitGate { weight, bias }) = &model.exit_gate {
+        vector(&mut hash, weight);
+        vector(&mut hash, &[*bias]);
     }
     vector(&mut hash, &model.final_norm);
     matrix(&mut hash, &model.head);
