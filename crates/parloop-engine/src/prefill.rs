@@ -31,6 +31,16 @@ impl Default for Prefill {
 }
 
 impl Prefill {
+    /// The work of a prompt of `tokens` tokens against the same prompt through one loop: rows of all layers and loops
+    /// over `layers * tokens`. What attention costs beyond that is not counted.
+    pub fn relative_work(&self, config: &ModelConfig, tokens: usize) -> f64 {
+        if tokens == 0 {
+            return 1.0;
+        }
+        let rows = Starts::new(config, 0, tokens, false, false, self).rows(tokens);
+        rows as f64 / (config.num_hidden_layers * tokens) as f64
+    }
+
     /// Checks the chunk.
     ///
     /// # Errors

@@ -32,15 +32,15 @@ use std::sync::Arc;
 Shapes have random weights, so nobody needs a large file; --layers cuts them to what fits in memory.
 Things compared run interleaved; figures are medians, ratios are medians of the ratios within a round.
 Columns: tests are tgN @ dD (N tokens decoded after D in the cache) and ppN (a prompt of N); 'of read' is the share of the
-read bandwidth measured beside it, 'of peak' of the inner instruction's peak; 'x one loop' is time against R = 1;
-'sequential/this' is the time of loop by loop against one pass.")]
+read bandwidth measured beside it, 'of peak' of the inner instruction's peak; 'x one loop' is time against R = 1, 'predicted'
+the same for a prompt by the rows it takes; 'sequential/this' is the time of loop by loop against one pass.")]
 pub struct Bench {
     /// What to measure
     #[arg(value_enum)]
     test: Test,
     /// Folder of a model; without it and without --shape, the built-in model
     model: Option<PathBuf>,
-    /// A known shape with random weights: loopcoder-v2, llama-8b, llama-1b, smollm2-135m, tiny
+    /// A known shape with random weights: loopcoder-v2, loopcoder-v2-quarter, llama-8b, llama-1b, smollm2-135m, tiny
     #[arg(long, conflicts_with = "model")]
     shape: Option<String>,
     /// Physical layers, instead of the shape's own

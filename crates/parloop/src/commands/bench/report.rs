@@ -43,6 +43,8 @@ pub struct Row {
     peak_share: f64,
     /// Time against one loop with the same work.
     ratio_to_one_loop: Option<f64>,
+    /// The same for a prompt as its rows predict it: rows of all loops and layers against those of one loop.
+    predicted_ratio_to_one_loop: Option<f64>,
     /// Lower and upper quartile of that ratio over the rounds.
     ratio_to_one_loop_quartiles: Option<[f64; 2]>,
     /// Time of loop by loop against this.
@@ -121,7 +123,9 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
     // The head runs for the last token of a prompt only, and for the last loop only.
     let matrices = side.model.matrix_weights() as f64;
     let head = (c.vocab_size * c.hidden_size) as f64;
-    let rows = (work.batch * (work.prompt + work.steps) * loops) as f64;
+    // Rows of a prompt that truncation leaves out are no work.
+    let prompt = work.prompt as f64 * work.prefill.relative_work(c, work.prompt);
+    let rows = work.batch as f64 * (prompt + (work.steps * loops) as f64);
     let heads = (work.batch * (work.steps + usize::from(work.prompt > 0))) as f64;
     let flops = 2.0 * (rows * (matrices - head) + heads * head);
     Row {
@@ -143,6 +147,7 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
         gflop_s: flops / seconds / 1e9,
         peak_share: flops / seconds / about.peak,
         ratio_to_one_loop: one.as_deref().map(|r| middle(r, 2)),
+        predicted_ratio_to_one_loop: (!decode && work.steps == 0).then(|| work.prefill.relative_work(c, work.prompt)),
         ratio_to_one_loop_quartiles: one.as_deref().map(|r| [middle(r, 1), middle(r, 3)]),
         ratio_to_sequential: sequential,
     }
@@ -215,6 +220,7 @@ impl Report {
             "of peak",
             "x one loop",
             "(quartiles)",
+            "predicted",
             "sequential/this",
         ];
         let mut table = vec![head.map(str::to_owned).to_vec()];
@@ -237,6 +243,7 @@ impl Report {
                 percent(Some(r.peak_share)),
                 number(r.ratio_to_one_loop, 3),
                 r.ratio_to_one_loop_quartiles.map_or("-".into(), |[a, b]| format!("{a:.3}-{b:.3}")),
+                number(r.predicted_ratio_to_one_loop, 3),
                 number(r.ratio_to_sequential, 2),
             ]);
         }

@@ -6,8 +6,10 @@ use parloop_model::{ModelConfig, Recipe};
 /// Name, layers, d, feed-forward, query heads, key/value heads, head size, vocabulary.
 type Shape = (&'static str, usize, usize, usize, usize, usize, usize, usize);
 
-const SHAPES: [Shape; 5] = [
+const SHAPES: [Shape; 6] = [
     ("loopcoder-v2", 14, 5120, 27648, 40, 8, 128, 76800),
+    // A quarter of every width: for long prompts, where all 14 layers count more than the size.
+    ("loopcoder-v2-quarter", 14, 1280, 6912, 10, 2, 128, 76800),
     ("llama-8b", 32, 4096, 14336, 32, 8, 128, 128_256),
     ("llama-1b", 16, 2048, 8192, 32, 8, 64, 128_256),
     ("smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152),
