@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Decode beside llama.cpp: the same shape, the same bits a weight, in turn on the same machine.
+"""Decode or prefill beside llama.cpp: the same shape, the same bits a weight, in turn on the same machine.
 
     python scripts/compare_llama_cpp.py --llama BUILD/bin --parloop target/release/parloop
+    python scripts/compare_llama_cpp.py --llama BUILD/bin --parloop target/release/parloop --prefill 128,512,2048,8192
 
 Needs `pip install gguf numpy` and a build of llama.cpp with llama-quantize and llama-batched-bench. Writes random
 weights of LoopCoder-V2's layers as GGUF into --work, then runs both programs alternately and prints the medians of the
-ratios within a round: their 1 row against our R = 1 and our R = 2, and their 2 rows against our R = 2.
+ratios within a round. Decode: their 1 row against our R = 1 and our R = 2, and their 2 rows against our R = 2. Prefill:
+their prompt against ours with R = 1 and with R = 2.
 """
 import argparse, json, statistics, subprocess
 from pathlib import Path
@@ -62,20 +64,46 @@ def write_model(path, layers):
     w.close()
 
 
+def batched_bench(binary, model, threads, *flags):
+    """Rows of llama-batched-bench's report."""
+    out = subprocess.run([binary, "-m", model, "-t", str(threads), *flags, "--output-format", "jsonl"], capture_output=True,
+                         text=True, check=True).stdout
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
 def theirs(binary, model, threads, steps):
     """Seconds a step with 1 row and with 2 rows."""
-    out = subprocess.run([binary, "-m", model, "-c", "1024", "-npp", "1", "-ntg", str(steps), "-npl", "1,2", "-t", str(threads),
-                          "--output-format", "jsonl"], capture_output=True, text=True, check=True).stdout
-    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    rows = batched_bench(binary, model, threads, "-c", "1024", "-npp", "1", "-ntg", str(steps), "-npl", "1,2")
     return [row["t_tg"] / steps for row in rows]
 
 
-def ours(binary, layers, kind, threads, rounds):
-    """Seconds a step with R = 1 and R = 2, and the read bandwidth."""
-    out = subprocess.run([binary, "bench", "decode", "--shape", "loopcoder-v2", "--layers", str(layers), "--weights", kind, "--loops",
-                          "1,2", "--rounds", str(rounds), "--threads", str(threads), "--json"], capture_output=True, text=True, check=True).stdout
-    report = json.loads(out.splitlines()[-1])
-    return [row["seconds"] for row in report["results"]], report["read_gb_s"]
+def their_prompt(binary, model, threads, tokens):
+    """Seconds of a prompt."""
+    context = str(tokens + 64)
+    return batched_bench(binary, model, threads, "-c", context, "-npp", str(tokens), "-ntg", "1", "-npl", "1")[0]["t_pp"]
+
+
+def ours(binary, test, layers, kind, threads, rounds, *flags):
+    """Results with R = 1 and R = 2."""
+    out = subprocess.run([binary, "bench", test, "--shape", "loopcoder-v2", "--layers", str(layers), "--weights", kind, "--loops",
+                          "1,2", "--rounds", str(rounds), "--threads", str(threads), "--json", *flags], capture_output=True, text=True,
+                         check=True).stdout
+    return json.loads(out.splitlines()[-1])["results"]
+
+
+def prefill(a, kind, model):
+    """Prints a line for each length of the prompt."""
+    for tokens in a.prefill:
+        them, us = [], []
+        for _ in range(a.rounds):
+            them.append(their_prompt(a.llama / "llama-batched-bench", model, a.threads, tokens))
+            us.append(ours(a.parloop, "prefill", a.layers, kind, a.threads, 2, "--tokens", str(tokens)))
+        mid = statistics.median
+        cells = [kind, tokens, f"{mid(tokens / t for t in them):.0f} tok/s"]
+        cells += [f"{mid(u[i]['tokens_per_second'] for u in us):.0f} tok/s" for i in range(2)]
+        cells += [f"{mid(100 * u[0]['peak_share'] for u in us):.0f} %"]
+        cells += [f"{mid(t / u[i]['seconds'] for t, u in zip(them, us)):.2f}x" for i in range(2)]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def main():
@@ -86,22 +114,31 @@ def main():
     p.add_argument("--layers", default=2, type=int)
     p.add_argument("--threads", default=2, type=int)
     p.add_argument("--rounds", default=5, type=int)
+    p.add_argument("--prefill", metavar="TOKENS", type=lambda text: [int(n) for n in text.split(",")],
+                   help="measure prompts of these lengths instead of decode")
     p.add_argument("--types", default="bf16,q8,q4")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     source = a.work / f"source-{a.layers}.gguf"
     if not source.exists():
         write_model(source, a.layers)
-    print("| type | llama.cpp 1 row | 2 rows | ours R = 1 | R = 2 | ours R = 1 : their 1 row | ours R = 2 : their 1 row | ours R = 2 : their 2 rows |")
-    print("|---|---|---|---|---|---|---|---|")
+    if a.prefill:
+        print("| type | tokens | llama.cpp | ours R = 1 | R = 2 | R = 1 of the instruction's peak | R = 1 : theirs | R = 2 : theirs |")
+        print("|---|---|---|---|---|---|---|---|")
+    else:
+        print("| type | llama.cpp 1 row | 2 rows | ours R = 1 | R = 2 | ours R = 1 : their 1 row | ours R = 2 : their 1 row | ours R = 2 : their 2 rows |")
+        print("|---|---|---|---|---|---|---|---|")
     for kind in a.types.split(","):
         model = a.work / f"{TYPES[kind]}-{a.layers}.gguf"
         if not model.exists():
             subprocess.run([a.llama / "llama-quantize", "--pure", source, model, TYPES[kind]], check=True, capture_output=True)
+        if a.prefill:
+            prefill(a, kind, model)
+            continue
         them, us = [], []
         for _ in range(a.rounds):
             them.append(theirs(a.llama / "llama-batched-bench", model, a.threads, 24))
-            us.append(ours(a.parloop, a.layers, kind, a.threads, 9)[0])
+            us.append([row["seconds"] for row in ours(a.parloop, "decode", a.layers, kind, a.threads, 9)])
         rate = lambda runs, i: f"{statistics.median(1 / r[i] for r in runs):.2f} tok/s"
         # Speed ratio within a round: above 1 we are faster.
         ratio = lambda i, j: statistics.median(t[j] / u[i] for t, u in zip(them, us))

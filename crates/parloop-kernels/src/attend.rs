@@ -3,8 +3,11 @@
 //! Per head (`docs/model.md`): `y_global = softmax(q . K) V` over a cache; rows of later loops may add
 //! `y_local`, the same over their own ring, and mix `y = g y_global + (1 - g) y_local`.
 //!
-//! Softmax runs over blocks of 64 positions that start at multiples of 64, with a running maximum. Which blocks a row
-//! visits, and in which order it sums, depends on its own position and window only.
+//! Softmax runs over blocks of 64 positions that start at multiples of 64, with a running maximum, and begins anew at
+//! multiples of 1024; the parts of such spans are merged in order. So a long cache can be shared among the workers, and
+//! still which blocks a row visits, and in which order it sums, depends on its own position and window only.
+
+mod part;
 
 use crate::SharedMut;
 use crate::isa::kernel;
@@ -12,10 +15,13 @@ use crate::kv::{Element, KvTiles, KvType, TILE};
 use crate::profile::Op;
 use crate::project::Projector;
 use crate::simd::Simd;
+use part::Part;
 use std::cell::RefCell;
 
 /// Positions of a softmax block.
 const BLOCK: usize = 64;
+/// Positions after which sums begin anew; a multiple of [`BLOCK`].
+const SPAN: usize = 1024;
 /// Queries (rows x heads of a group) of a task at most; bounds its scratch space.
 const QUERIES: usize = 32;
 
@@ -73,27 +79,41 @@ pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], 
     let began = on.profile.start();
     let per_task = (QUERIES / (heads / groups)).max(1);
     // Runs of rows over the same cache, cut to the size of a task.
-    let mut spans: Vec<(usize, usize)> = Vec::with_capacity(rows.len().div_ceil(per_task));
+    let mut runs: Vec<(usize, usize)> = Vec::with_capacity(rows.len().div_ceil(per_task));
     for i in 0..rows.len() {
-        match spans.last_mut() {
+        match runs.last_mut() {
             Some((start, end)) if same(&rows[*start].global, &rows[i].global) && *end - *start < per_task => *end += 1,
-            _ => spans.push((i, i + 1)),
+            _ => runs.push((i, i + 1)),
         }
     }
     let isa = on.isa();
     let out = SharedMut::new(out);
+    let task = |i: usize| {
+        let (start, end) = runs[i / groups];
+        Task { q, rows, start, end, head: i % groups, heads, groups, dim, out }
+    };
+    let tasks = runs.len() * groups;
+    let (spans, threads) = (rows.iter().map(|r| r.global.last / SPAN + 1).max().unwrap_or(1), on.pool.threads());
+    let size = Part::size(QUERIES.max(heads / groups), dim);
+    let mut parts = Vec::new();
+    if spans > 1 && tasks < 4 * threads && !tasks.is_multiple_of(threads) {
+        // Too few tasks to keep all workers busy: first the spans of every task, each by itself.
+        parts.resize(tasks * spans * size, 0.0);
+        let parts = SharedMut::new(&mut parts);
+        // SAFETY: as below; each span of a task has a part of its own.
+        on.pool.run(tasks * spans, |i| unsafe { span(isa, &task(i / spans), i % spans, parts.slice(i * size, size)) });
+    }
     let run = |i: usize| {
-        let (start, end) = spans[i / groups];
-        let task = Task { q, rows, start, end, head: i % groups, heads, groups, dim, out };
+        let ready = parts.get(i * spans * size..(i + 1) * spans * size).unwrap_or_default();
         // SAFETY: `isa` is available; ranges were checked above; tasks write disjoint (row, head) parts of `out`.
-        unsafe { run(isa, &task) }
+        unsafe { run(isa, &task(i), ready, size) }
     };
     // A short context is not worth waking the workers: the queries' dot products cost less than the wake-up.
     let keys: usize = rows.iter().map(|r| r.global.last - r.global.first + 1).sum();
     if keys * heads * dim < 1 << 14 {
-        (0..spans.len() * groups).for_each(run);
+        (0..tasks).for_each(run);
     } else {
-        on.pool.run(spans.len() * groups, run);
+        on.pool.run(tasks, run);
     }
     on.profile.add(Op::Attend, began, 0);
 }
@@ -121,99 +141,160 @@ thread_local! {
 }
 
 kernel! {
-    /// Computes a task.
-    fn run(task: &Task<'_>) = run_generic
+    /// Computes a task. `ready` holds the parts of the causal branch, `size` numbers each, or nothing.
+    fn run(task: &Task<'_>, ready: &[f32], size: usize) = run_generic
+}
+
+kernel! {
+    /// Computes a span of a task's causal branch.
+    fn span(task: &Task<'_>, index: usize, part: &mut [f32]) = span_generic
+}
+
+impl Task<'_> {
+    /// Queries of a row.
+    fn per_row(&self) -> usize {
+        self.heads / self.groups
+    }
+
+    /// Scratch space that is taken and given back, not borrowed in a closure: a closure would not take on the
+    /// instruction set. The first part holds the task's queries, scaled; the second scores; the rest is free.
+    #[inline(always)]
+    fn prepare<'a>(&self, scratch: &'a mut Vec<f32>, free: usize) -> (&'a mut [f32], &'a mut [f32], &'a mut [f32]) {
+        let queries = (self.end - self.start) * self.per_row();
+        let total = queries * (self.dim + BLOCK) + free;
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
+        }
+        let (q, rest) = scratch[..total].split_at_mut(queries * self.dim);
+        let (scores, rest) = rest.split_at_mut(queries * BLOCK);
+        let (scale, width) = (1.0 / (self.dim as f32).sqrt(), self.per_row() * self.dim);
+        for (to, row) in q.chunks_exact_mut(width).zip(self.start..self.end) {
+            let from = &self.q[(row * self.groups + self.head) * width..][..width];
+            to.iter_mut().zip(from).for_each(|(t, f)| *t = f * scale);
+        }
+        (q, scores, rest)
+    }
 }
 
 #[inline(always)]
-unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    // Taken and put back, not borrowed in a closure: a closure would not take on the instruction set.
+unsafe fn span_generic<S: Simd>(task: &Task<'_>, index: usize, part: &mut [f32]) {
     let mut scratch = SCRATCH.take();
-    let per_row = task.heads / task.groups;
-    let queries = (task.end - task.start) * per_row;
-    let padded = task.dim.next_multiple_of(TILE);
-    let sizes = [queries * task.dim, queries * padded, queries * padded, queries * BLOCK, queries * TILE, queries];
-    let total: usize = sizes.iter().sum();
-    if scratch.len() < total {
-        scratch.resize(total, 0.0);
-    }
-    let (q, rest) = scratch[..total].split_at_mut(sizes[0]);
-    let (global, rest) = rest.split_at_mut(sizes[1]);
-    let (local, rest) = rest.split_at_mut(sizes[2]);
-    let (scores, rest) = rest.split_at_mut(sizes[3]);
-    let (sums, maxima) = rest.split_at_mut(sizes[4]);
-    let mut space = Space { scores, sums, maxima };
-
-    let scale = 1.0 / (task.dim as f32).sqrt();
-    for (i, row) in (task.start..task.end).enumerate() {
-        let from = &task.q[(row * task.heads + task.head * per_row) * task.dim..][..per_row * task.dim];
-        let to = &mut q[i * per_row * task.dim..][..per_row * task.dim];
-        to.iter_mut().zip(from).for_each(|(t, f)| *t = f * scale);
-    }
+    let (q, scores, _) = task.prepare(&mut scratch, 0);
     let rows = &task.rows[task.start..task.end];
+    let mut part = Part::new(rows.len() * task.per_row(), task.dim, part);
+    // SAFETY: the caller's promise.
+    unsafe { branch::<S>(task, q, rows, false, index, &mut part, scores) };
+    SCRATCH.set(scratch);
+}
+
+#[inline(always)]
+unsafe fn run_generic<S: Simd>(task: &Task<'_>, ready: &[f32], size: usize) {
+    let mut scratch = SCRATCH.take();
+    let (per_row, dim) = (task.per_row(), task.dim);
+    let rows = &task.rows[task.start..task.end];
+    let queries = rows.len() * per_row;
+    let own_size = Part::size(queries, dim);
+    let (q, scores, free) = task.prepare(&mut scratch, 3 * own_size);
+    let (global, free) = free.split_at_mut(own_size);
+    let (local, later) = free.split_at_mut(own_size);
+    let mut global = Part::new(queries, dim, global);
     // SAFETY: the caller's promise.
     unsafe {
-        branch::<S>(task, q, rows, false, global, &mut space);
-        let mut i = 0;
-        while i < rows.len() {
-            // Neighbouring rows of one loop share a ring.
-            let Some((own, _)) = rows[i].local else {
-                i += 1;
-                continue;
-            };
-            let shares = |r: &&Attend<'_>| r.local.is_some_and(|(b, _)| same(&b, &own));
-            let n = rows[i..].iter().take_while(shares).count();
-            let (q, o) = (&q[i * per_row * task.dim..], &mut local[i * per_row * padded..]);
-            branch::<S>(task, q, &rows[i..i + n], true, o, &mut space);
-            i += n;
+        if ready.is_empty() {
+            spans::<S>(task, q, rows, false, &mut global, later, scores);
+        } else {
+            global.clear();
+            ready.chunks_exact(size).for_each(|part| global.merge::<S>(part));
         }
+        global.divide::<S>();
     }
-    for (i, row) in rows.iter().enumerate() {
-        for j in 0..per_row {
-            let head = task.head * per_row + j;
-            let from = (i * per_row + j) * padded;
-            let y = &global[from..from + task.dim];
-            // SAFETY: this (row, head) belongs to this task alone.
-            let out = unsafe { task.out.slice(((task.start + i) * task.heads + head) * task.dim, task.dim) };
-            match row.local {
-                None => out.copy_from_slice(y),
-                Some((_, gate)) => {
-                    let (g, near) = (gate[head], &local[from..from + task.dim]);
-                    for ((out, y), near) in out.iter_mut().zip(y).zip(near) {
-                        *out = g * y + (1.0 - g) * near;
-                    }
+    let place = |i: usize, j: usize| ((task.start + i) * task.heads + task.head * per_row + j) * dim;
+    let mut i = 0;
+    while i < rows.len() {
+        let Some((ring, _)) = rows[i].local else {
+            for j in 0..per_row {
+                // SAFETY: this (row, head) belongs to this task alone.
+                unsafe { task.out.slice(place(i, j), dim) }.copy_from_slice(&global.of(i * per_row + j)[..dim]);
+            }
+            i += 1;
+            continue;
+        };
+        // Neighbouring rows of one loop share a ring.
+        let shares = |r: &&Attend<'_>| r.local.is_some_and(|(b, _)| same(&b, &ring));
+        let n = rows[i..].iter().take_while(shares).count();
+        let mut near = Part::new(n * per_row, dim, local);
+        // SAFETY: the caller's promise.
+        unsafe {
+            spans::<S>(task, &q[i * per_row * dim..], &rows[i..i + n], true, &mut near, later, scores);
+            near.divide::<S>();
+        }
+        for (k, row) in rows[i..i + n].iter().enumerate() {
+            for j in 0..per_row {
+                let g = row.local.map_or(1.0, |(_, gate)| gate[task.head * per_row + j]);
+                // SAFETY: as above.
+                let out = unsafe { task.out.slice(place(i + k, j), dim) };
+                let (y, near) = (global.of((i + k) * per_row + j), near.of(k * per_row + j));
+                for ((out, y), near) in out.iter_mut().zip(y).zip(near) {
+                    *out = g * y + (1.0 - g) * near;
                 }
             }
         }
+        i += n;
     }
     SCRATCH.set(scratch);
 }
 
-struct Space<'a> {
-    /// `[queries][BLOCK]`
-    scores: &'a mut [f32],
-    /// `[queries][16]`, running sums of the exponentials by lane.
-    sums: &'a mut [f32],
-    /// `[queries]`, running maxima.
-    maxima: &'a mut [f32],
+/// First and last position that any of the rows attends.
+#[inline(always)]
+fn bounds(rows: &[Attend<'_>], local: bool) -> (usize, usize) {
+    let (mut first, mut last) = (usize::MAX, 0);
+    for row in rows {
+        let own = row.branch(local);
+        (first, last) = (first.min(own.first), last.max(own.last));
+    }
+    (first, last)
 }
 
-/// One branch of attention for rows over the same keys: `o [queries][Dp]` becomes `softmax(q . K) V`.
+/// All spans of a branch, in order, into `part`; `later` is room for one more.
+#[inline(always)]
+unsafe fn spans<S: Simd>(
+    task: &Task<'_>,
+    q: &[f32],
+    rows: &[Attend<'_>],
+    local: bool,
+    part: &mut Part<'_>,
+    later: &mut [f32],
+    scores: &mut [f32],
+) {
+    let (first, last) = bounds(rows, local);
+    // SAFETY: the caller's promise.
+    unsafe {
+        branch::<S>(task, q, rows, local, first / SPAN, part, scores);
+        for index in first / SPAN + 1..=last / SPAN {
+            let mut next = Part::new(rows.len() * task.per_row(), task.dim, later);
+            branch::<S>(task, q, rows, local, index, &mut next, scores);
+            part.merge::<S>(later);
+        }
+    }
+}
+
+/// One span of a branch of attention, for rows over the same keys; `scores` is room for `[queries][BLOCK]`.
 #[inline(always)]
 unsafe fn branch<S: Simd>(
     task: &Task<'_>,
     q: &[f32],
     rows: &[Attend<'_>],
     local: bool,
-    o: &mut [f32],
-    space: &mut Space<'_>,
+    index: usize,
+    part: &mut Part<'_>,
+    scores: &mut [f32],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match rows[0].branch(local).kv.kind() {
-            KvType::F32 => branch_of::<S, f32>(task, q, rows, local, o, space),
-            KvType::Bf16 => branch_of::<S, u16>(task, q, rows, local, o, space),
-            KvType::Q8 => branch_of::<S, i8>(task, q, rows, local, o, space),
+            KvType::F32 => branch_of::<S, f32>(task, q, rows, local, index, part, scores),
+            KvType::Bf16 => branch_of::<S, u16>(task, q, rows, local, index, part, scores),
+            KvType::Q8 => branch_of::<S, i8>(task, q, rows, local, index, part, scores),
         }
     }
 }
@@ -225,20 +306,19 @@ unsafe fn branch_of<S: Simd, E: Element>(
     q: &[f32],
     rows: &[Attend<'_>],
     local: bool,
-    o: &mut [f32],
-    space: &mut Space<'_>,
+    index: usize,
+    part: &mut Part<'_>,
+    all_scores: &mut [f32],
 ) {
-    let (dim, padded, per_row) = (task.dim, task.dim.next_multiple_of(TILE), task.heads / task.groups);
+    let (dim, padded, per_row) = (task.dim, task.dim.next_multiple_of(TILE), task.per_row());
     let queries = rows.len() * per_row;
     let kv = rows[0].branch(local).kv;
-    let (mut first, mut last) = (usize::MAX, 0);
-    for r in 0..rows.len() {
-        let own = rows[r].branch(local);
-        (first, last) = (first.min(own.first), last.max(own.last));
+    let (first, last) = bounds(rows, local);
+    let (first, last) = (first.max(index * SPAN), last.min(index * SPAN + SPAN - 1));
+    part.clear();
+    if first > last {
+        return;
     }
-    o[..queries * padded].fill(0.0);
-    space.sums[..queries * TILE].fill(0.0);
-    space.maxima[..queries].fill(f32::NEG_INFINITY);
     for block in first / BLOCK..=last / BLOCK {
         let (low, high) = (first.max(block * BLOCK), last.min(block * BLOCK + BLOCK - 1));
         // SAFETY: the instruction set is the caller's promise; slices below cover every pointer used.
@@ -248,7 +328,7 @@ unsafe fn branch_of<S: Simd, E: Element>(
                 let to = (tile * TILE) % BLOCK;
                 let mut i = 0;
                 while i < queries {
-                    let (q, s) = (q[i * dim..].as_ptr(), space.scores[i * BLOCK + to..].as_mut_ptr());
+                    let (q, s) = (q[i * dim..].as_ptr(), all_scores[i * BLOCK + to..].as_mut_ptr());
                     i += match queries - i {
                         1 => scores::<S, E, 1>(q, dim, keys, scales, s),
                         2 => scores::<S, E, 2>(q, dim, keys, scales, s),
@@ -261,7 +341,7 @@ unsafe fn branch_of<S: Simd, E: Element>(
             let (from, to) = (low / TILE * TILE % BLOCK, high % BLOCK / TILE * TILE + TILE);
             for i in 0..queries {
                 let own = rows[i / per_row].branch(local);
-                let scores = &mut space.scores[i * BLOCK + from..i * BLOCK + to];
+                let scores = &mut all_scores[i * BLOCK + from..i * BLOCK + to];
                 let base = block * BLOCK + from;
                 if own.first > base {
                     let n = scores.len().min(own.first - base);
@@ -271,12 +351,12 @@ unsafe fn branch_of<S: Simd, E: Element>(
                     let n = (own.last + 1).saturating_sub(base);
                     scores[n..].fill(f32::NEG_INFINITY);
                 }
-                let (sums, max) = (&mut space.sums[i * TILE..][..TILE], &mut space.maxima[i]);
-                exponentials::<S>(scores, sums, max, &mut o[i * padded..][..padded]);
+                let (sums, max) = (&mut part.sums[i * TILE..][..TILE], &mut part.maxima[i]);
+                exponentials::<S>(scores, sums, max, &mut part.o[i * padded..][..padded]);
             }
             let mut i = 0;
             while i < queries {
-                let (o, p) = (o[i * padded..].as_mut_ptr(), space.scores[i * BLOCK..].as_ptr());
+                let (o, p) = (part.o[i * padded..].as_mut_ptr(), all_scores[i * BLOCK..].as_ptr());
                 let mix = Mix { kv, head: task.head, low, high, padded, o, p };
                 i += match queries - i {
                     1 => values::<S, E, 1>(&mix),
@@ -286,30 +366,6 @@ unsafe fn branch_of<S: Simd, E: Element>(
                 };
             }
         }
-    }
-    for i in 0..queries {
-        let sum: f32 = {
-            let sums = &space.sums[i * TILE..][..TILE];
-            // SAFETY: TILE floats.
-            unsafe { lanes::<S>(sums) }
-        };
-        let factor = 1.0 / sum;
-        o[i * padded..][..padded].iter_mut().for_each(|o| *o *= factor);
-    }
-}
-
-/// The sum of 16 running sums.
-#[inline(always)]
-unsafe fn lanes<S: Simd>(sums: &[f32]) -> f32 {
-    // SAFETY: `sums` holds TILE floats, a multiple of LANES.
-    unsafe {
-        let mut v = S::load(sums.as_ptr());
-        let mut i = S::LANES;
-        while i < TILE {
-            v = S::add(v, S::load(sums[i..].as_ptr()));
-            i += S::LANES;
-        }
-        S::reduce_add(v)
     }
 }
 
