@@ -18,7 +18,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// The `tokenizer_class` by which `tokenizer_config.json` asks for the byte-level tokenizer.
 pub const BYTE_CLASS: &str = "ParloopByteTokenizer";
-const CONFIG: &str = "tokenizer_config.json";
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "tokenizer.json";
 const PIECES: &str = "tokenizer.model";
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -53,7 +53,7 @@ impl Tokenizer {
     pub fn read(folder: &Path, config: &ModelConfig) -> Result<Option<Self>> {
         let (json, pieces, settings) = (folder.join(FILE), folder.join(PIECES), folder.join(CONFIG));
         let (found, path) = if json.exists() {
-            (Self::from_json(&read_small(&json)?).map_err(|e| Error::file(&json, e.to_string()))?, json)
+            (Self::from_json(&read_text(&json)?).map_err(|e| Error::file(&json, e.to_string()))?, json)
         } else if pieces.exists() {
             let model = Pieces::from_bytes(&read_bytes(&pieces)?);
             let conventions = if settings.exists() {
@@ -251,7 +251,8 @@ impl Tokenizer {
     }
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+/// The content of a file of moderate size.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
     if size > MAX_FILE_BYTES {
         return Err(Error::file(path, format!("is {size} bytes long, expected at most {MAX_FILE_BYTES}")));
@@ -259,12 +260,14 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
-fn read_small(path: &Path) -> Result<String> {
+/// A UTF-8 file of moderate size.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read_bytes(path)?).map_err(|_| Error::file(path, "is not UTF-8 text"))
 }
 
-fn read_object(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
-    serde_json::from_str(&read_small(path)?).map_err(|e| Error::file(path, format!("is not a JSON object: {e}")))
+/// A JSON object in a file of moderate size.
+pub(crate) fn read_object(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_str(&read_text(path)?).map_err(|e| Error::file(path, format!("is not a JSON object: {e}")))
 }
 
 #[cfg(test)]

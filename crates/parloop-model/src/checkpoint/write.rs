@@ -264,7 +264,8 @@ fn only_a_model(folder: &Path) -> Result<()> {
     }
     for entry in fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = ["config.json", "generation_config.json", "trainer.json", files::INDEX].contains(&name.as_str())
+        let known = ["config.json", "generation_config.json", "trainer.json", "chat_template.jinja", files::INDEX]
+            .contains(&name.as_str())
             || name.ends_with(".safetensors")
             || name.starts_with("tokenizer");
         if !known || entry.path().is_dir() {
