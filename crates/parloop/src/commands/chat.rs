@@ -3,8 +3,8 @@
 use super::{checkpoint, engine, print_profile, tokenizer};
 use crate::args::{Chat, ChatOptions};
 use anyhow::{Context, Result, bail};
-use parloop_engine::generate::{Finish, go_on};
-use parloop_engine::{Engine, Generation, Prefill, Sequence};
+use parloop_engine::generate::Finish;
+use parloop_engine::{Engine, Generation, Prefill, Sequence, continue_from};
 use parloop_model::{ChatSource, ChatTemplate, Checkpoint, Conversation, Message, Tokenizer};
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Instant;
@@ -121,11 +121,6 @@ struct Talk<'a> {
 impl Talk<'_> {
     fn reset(&mut self) {
         self.conversation.messages = self.system.iter().map(|text| Message::new("system", text)).collect();
-        self.forget();
-    }
-
-    /// Starts again with an empty state of the model.
-    fn forget(&mut self) {
         self.held = None;
         self.sequence = self.engine.sequence();
     }
@@ -150,19 +145,23 @@ impl Talk<'_> {
     }
 
     fn answer(&mut self, text: String, mut ids: Vec<u32>) -> Result<()> {
-        let (known, start) = (self.sequence.len(), Instant::now());
+        // What the state has in common with the text stays; at least one token must be left to go on from.
+        let same = self.sequence.tokens().iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
+        self.sequence.truncate(same);
+        let (known, start) = (same, Instant::now());
         let (prompt, mut answer, mut failed) = (ids.len(), String::new(), None);
         let mut stream = self.tokenizer.stream();
         let mut out = std::io::stdout().lock();
-        let finish = go_on(&mut self.engine, &mut self.sequence, &ids.clone(), &self.options, |token| {
-            ids.push(token);
-            let mut show = |text: String| {
-                answer += &text;
-                write!(out, "{text}").and_then(|()| out.flush())
-            };
-            failed = stream.push(token).map_err(anyhow::Error::from).and_then(|t| Ok(show(t)?)).err();
-            failed.is_none()
-        })?;
+        let finish =
+            continue_from(&mut self.engine, &mut self.sequence, &ids[same..].to_vec(), &self.options, |token| {
+                ids.push(token);
+                let mut show = |text: String| {
+                    answer += &text;
+                    write!(out, "{text}").and_then(|()| out.flush())
+                };
+                failed = stream.push(token).map_err(anyhow::Error::from).and_then(|t| Ok(show(t)?)).err();
+                failed.is_none()
+            })?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -180,23 +179,18 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Ids of the whole conversation, those of the past as they went through the model. Where the template writes the
-    /// past differently now, the state starts again.
-    fn ids(&mut self, text: &str) -> Result<Vec<u32>> {
+    /// Ids of the whole conversation; of its past those that went through the model, where the template still writes
+    /// the same past.
+    fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let whole = self.tokenizer.encode_bare(text)?;
-        let seen = self.sequence.len();
         let Some(held) = &self.held else { return Ok(whole) };
-        if whole.len() > seen && whole[..seen] == held.ids[..seen] {
-            return Ok(whole);
-        }
-        if let Some(new) = text.strip_prefix(&held.text) {
+        if let (false, Some(new)) = (whole.starts_with(self.sequence.tokens()), text.strip_prefix(&held.text)) {
             let new = self.tokenizer.encode_bare(new)?;
             // A special token is a seam across which no token could have formed.
             if new.first().is_some_and(|id| self.tokenizer.is_special(*id)) {
                 return Ok([&held.ids[..], &new].concat());
             }
         }
-        self.forget();
         Ok(whole)
     }
 }

@@ -53,7 +53,8 @@ pub fn run(args: &Run) -> Result<()> {
         out.flush()?;
     }
     // An answer begins a text of its own; a continuation keeps the space before its first word.
-    let mut stream = if args.chat { tokenizer.stream() } else { tokenizer.stream_after(&ids)? };
+    let mut stream =
+        if args.chat { tokenizer.stream() } else { tokenizer.stream_after(&[loaded.tokens(), &ids].concat())? };
     let mut failed = None;
     let start = Instant::now();
     let (mut first, mut last, mut newest) = (None, start.elapsed(), None);
