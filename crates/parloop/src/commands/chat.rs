@@ -148,20 +148,20 @@ impl Talk<'_> {
         // What the state has in common with the text stays; at least one token must be left to go on from.
         let same = self.sequence.tokens().iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
         self.sequence.truncate(same);
+        let new = ids[same..].to_vec();
         let (known, start) = (same, Instant::now());
         let (prompt, mut answer, mut failed) = (ids.len(), String::new(), None);
         let mut stream = self.tokenizer.stream();
         let mut out = std::io::stdout().lock();
-        let finish =
-            continue_from(&mut self.engine, &mut self.sequence, &ids[same..].to_vec(), &self.options, |token| {
-                ids.push(token);
-                let mut show = |text: String| {
-                    answer += &text;
-                    write!(out, "{text}").and_then(|()| out.flush())
-                };
-                failed = stream.push(token).map_err(anyhow::Error::from).and_then(|t| Ok(show(t)?)).err();
-                failed.is_none()
-            })?;
+        let finish = continue_from(&mut self.engine, &mut self.sequence, &new, &self.options, |token| {
+            ids.push(token);
+            let mut show = |text: String| {
+                answer += &text;
+                write!(out, "{text}").and_then(|()| out.flush())
+            };
+            failed = stream.push(token).map_err(anyhow::Error::from).and_then(|t| Ok(show(t)?)).err();
+            failed.is_none()
+        })?;
         if let Some(error) = failed {
             return Err(error);
         }
