@@ -91,7 +91,7 @@ pub fn continue_from(
     };
     let mut next = sampler.sample(logits)?;
     for i in 0..options.tokens {
-        if config.eos_ids().contains(&next) && !options.ignore_end {
+        if model.stops().contains(next) && !options.ignore_end {
             return Ok(Finish::End);
         }
         sampler.accept(next);

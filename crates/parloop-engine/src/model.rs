@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
 use parloop_kernels::weights::WeightsError;
 use parloop_kernels::{Pool, WeightType, Weights};
-use parloop_model::{Block, Checkpoint, DType, GateKind, ModelConfig, Tokenizer, rope, tensors};
+use parloop_model::{Block, Checkpoint, DType, GateKind, ModelConfig, Stops, Tokenizer, rope, tensors};
 use std::sync::Arc;
 
 /// The gate of G-SWA in one layer.
@@ -59,6 +59,7 @@ pub(crate) struct Layer {
 pub struct Model {
     config: ModelConfig,
     tokenizer: Option<Tokenizer>,
+    stops: Stops,
     pub(crate) embedding: Weights,
     pub(crate) layers: Arc<Vec<Layer>>,
     pub(crate) final_norm: Vec<f32>,
@@ -199,6 +200,7 @@ impl Model {
                 Some(_) => Some(ExitGate { weight: vector(tensors::EXIT_GATE)?, bias: vector(tensors::EXIT_BIAS)?[0] }),
             },
             tokenizer: checkpoint.tokenizer().cloned(),
+            stops: checkpoint.stops(),
             config,
         })
     }
@@ -259,6 +261,7 @@ impl Model {
             rope: rotation(&config),
             exit_gate: None,
             tokenizer: None,
+            stops: Stops::default(),
             config,
         })
     }
@@ -279,6 +282,7 @@ impl Model {
         Ok(Self {
             config: ModelConfig { recipe, ..self.config.clone() },
             tokenizer: self.tokenizer.clone(),
+            stops: self.stops.clone(),
             embedding: self.embedding.clone(),
             layers: self.layers.clone(),
             final_norm: self.final_norm.clone(),
@@ -299,6 +303,11 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The tokens that end a text.
+    pub fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     /// The tokenizer, if the checkpoint has one.

@@ -12,8 +12,9 @@ mod write;
 pub use names::Mismatch;
 pub use write::{CheckpointWriter, TensorCopy, TensorData, ToWrite};
 
+use crate::chat::ChatSource;
 use crate::family::{self, Family};
-use crate::{Error, ModelConfig, Result, Tokenizer};
+use crate::{ChatTemplate, Error, GenerationDefaults, ModelConfig, Result, Stops, Tokenizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,7 +97,32 @@ pub struct Checkpoint {
     tokenizer: Option<Tokenizer>,
     tensors: HashMap<String, Tensor>,
     unused: Vec<String>,
+    settings: TextSettings,
     path: Option<PathBuf>,
+}
+
+/// What a checkpoint says about text beyond its tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct TextSettings {
+    /// The chat template and the special tokens it may name.
+    pub chat: Option<ChatSource>,
+    /// The text of the token that ends a text.
+    pub eos_token: Option<String>,
+    /// How text is to be generated.
+    pub generation: GenerationDefaults,
+}
+
+impl TextSettings {
+    /// What the files of a folder say.
+    fn read(folder: &Path, config: &ModelConfig) -> Result<Self> {
+        let path = folder.join(crate::tokenizer::CONFIG);
+        let tokenizer = if path.exists() { crate::tokenizer::read_object(&path)? } else { Default::default() };
+        Ok(Self {
+            chat: ChatSource::read(folder, &tokenizer)?,
+            eos_token: crate::chat::special_tokens(&tokenizer).remove("eos_token"),
+            generation: GenerationDefaults::read(folder, config)?,
+        })
+    }
 }
 
 impl Checkpoint {
@@ -110,7 +136,8 @@ impl Checkpoint {
         let (config, family) = family::read(folder)?;
         let found = files::open_folder(folder)?;
         let tokenizer = Tokenizer::read(folder, &config)?;
-        Ok(Self { path: Some(folder.clone()), ..Self::new(config, family, found, tokenizer)? })
+        let settings = TextSettings::read(folder, &config)?;
+        Ok(Self { settings, path: Some(folder.clone()), ..Self::new(config, family, found, tokenizer)? })
     }
 
     /// A checkpoint whose parts are already in memory, such as the built-in model: `config.json` text, the bytes of
@@ -156,7 +183,7 @@ impl Checkpoint {
         tokenizer: Option<Tokenizer>,
     ) -> Result<Self> {
         let (tensors, unused) = names::check(&config, family, found)?;
-        Ok(Self { config, family, tokenizer, tensors, unused, path: None })
+        Ok(Self { config, family, tokenizer, tensors, unused, settings: TextSettings::default(), path: None })
     }
 
     /// The model's configuration.
@@ -177,6 +204,37 @@ impl Checkpoint {
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
+    }
+
+    /// What the checkpoint says about text beyond its tokenizer.
+    pub fn settings(&self) -> &TextSettings {
+        &self.settings
+    }
+
+    /// The chat template, ready for use; `None` if the checkpoint has none.
+    ///
+    /// # Errors
+    /// The template is no Jinja.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        self.settings.chat.as_ref().map(ChatTemplate::new).transpose()
+    }
+
+    /// The folder's files that say how text is handled, to be copied beside the tokenizer's own: name and content.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn companions(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let Some(folder) = &self.path else { return Ok(Vec::new()) };
+        let names = [crate::tokenizer::CONFIG, crate::generation::FILE, crate::chat::FILE];
+        let found = names.into_iter().filter(|name| folder.join(name).exists());
+        found.map(|name| Ok((name, crate::tokenizer::read_bytes(&folder.join(name))?))).collect()
+    }
+
+    /// The tokens that end a text.
+    pub fn stops(&self) -> Stops {
+        let TextSettings { chat, eos_token, generation } = &self.settings;
+        let template = chat.as_ref().map(|c| c.template.as_str());
+        Stops::new(&self.config, generation, self.tokenizer.as_ref(), eos_token.as_deref(), template)
     }
 
     /// The folder that was opened, after resolving a training folder; `None` for a model in memory.

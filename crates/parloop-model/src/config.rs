@@ -9,7 +9,7 @@ pub(crate) use fields::{Fields, is_off};
 
 use crate::rope::RopeScaling;
 use crate::{Error, Recipe, Result, family};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 
@@ -117,7 +117,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// One id or several, as configuration files have it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum TokenIds {
     /// A single id.

@@ -12,15 +12,19 @@
 //! | [`rope`] | rotary frequencies, plain and scaled |
 //! | [`tensors`] | the names and shapes of a checkpoint's tensors |
 //! | [`checkpoint`] | reading and writing checkpoint folders |
+//! | [`chat`] | chat templates: from a conversation to text |
+//! | [`generation`] | how the checkpoint wants text generated, and what ends it |
 //! | [`mapped`] | memory-mapped files, the only `unsafe` outside the kernels |
 //! | [`tokenizer`] | text to ids and back, streaming included |
 //! | [`mod@reference`] | a slow forward that reads like the mathematics |
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod family;
+pub mod generation;
 pub mod mapped;
 pub mod recipe;
 pub mod reference;
@@ -28,8 +32,10 @@ pub mod rope;
 pub mod tensors;
 pub mod tokenizer;
 
+pub use chat::{ChatSource, ChatTemplate, Conversation, Message};
 pub use checkpoint::{Checkpoint, DType, Tensor};
 pub use config::{Block, ModelConfig};
 pub use error::{Error, Result};
+pub use generation::{GenerationDefaults, Stops};
 pub use recipe::{Exit, GateKind, KvMode, Local, Recipe};
 pub use tokenizer::Tokenizer;

@@ -22,6 +22,7 @@ pub struct Args {
 pub enum Command {
     Demo(Demo),
     Run(Run),
+    Chat(Chat),
     Score(Score),
     #[cfg(feature = "train")]
     Train(Box<crate::commands::train::Train>),
@@ -67,9 +68,14 @@ pub struct Run {
     /// Text to continue; without it, standard input is read
     #[arg(short, long)]
     pub prompt: Option<String>,
-    /// Tokens to write at most
-    #[arg(short = 'n', long, default_value_t = 100, allow_negative_numbers = true)]
-    pub tokens: usize,
+    /// Tokens to write at most; the model's own setting, or 100, if left out
+    #[arg(short = 'n', long, allow_negative_numbers = true)]
+    pub tokens: Option<usize>,
+    /// Put the prompt through the model's chat template, as one turn of a conversation
+    #[arg(long)]
+    pub chat: bool,
+    #[command(flatten)]
+    pub template: ChatOptions,
     /// How the loops of a token run
     #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     pub mode: ModeArg,
@@ -93,6 +99,46 @@ pub struct Run {
     pub state: State,
     #[command(flatten)]
     pub sampling: Sampling,
+}
+
+/// Talk with a model through its chat template
+///
+/// Each line is a message; the answer is streamed. What was said stays in memory, so only new text is processed.
+/// Commands: /reset forgets the conversation, /help lists them, /exit or the end of input ends it.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  parloop chat models/instruct --system 'Answer in one sentence.'
+  printf 'Hello\\nWho are you?\\n' | parloop chat models/instruct --temp 0
+  parloop chat out/plt2 --template chatml.jinja")]
+pub struct Chat {
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub template: ChatOptions,
+    /// Tokens of an answer at most; the model's own setting, or 1000, if left out
+    #[arg(short = 'n', long)]
+    pub tokens: Option<usize>,
+    /// Do not print the line of figures
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub weights: Weights,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+/// How a conversation is written.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Chat")]
+pub struct ChatOptions {
+    /// A system message, said before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// A Jinja chat template, instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
 }
 
 /// Print log-probabilities, loss and logits of a given text as JSON
@@ -295,25 +341,27 @@ fn wrong_bytes(text: &str) -> String {
     format!("\"{text}\" is not a number of bytes; expected one such as 5000, 500MB, 1.5GB or 2GiB")
 }
 
-/// How the next token is chosen.
+/// How the next token is chosen. A flag comes before the model's `generation_config.json`, and that before the default.
 #[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "Sampling (in this order: penalty, top-k, top-p, min-p, temperature)")]
+#[command(
+    next_help_heading = "Sampling (in this order: penalty, top-k, top-p, min-p, temperature).\nWhat is left out comes from the model's generation_config.json, or else has the default named here"
+)]
 pub struct Sampling {
-    /// Temperature; 0 always takes the most likely token
-    #[arg(long, visible_alias = "temperature", default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
-    pub temp: f32,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, default_value_t = 40, value_name = "K")]
-    pub top_k: usize,
-    /// Keep the most likely tokens up to this probability in sum; 1 keeps all
-    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
-    pub top_p: f32,
-    /// Keep tokens at least this fraction as likely as the best; 0 keeps all
-    #[arg(long, default_value_t = 0.05, value_name = "P", allow_negative_numbers = true)]
-    pub min_p: f32,
-    /// Make recent tokens less likely by this factor; 1 does nothing
-    #[arg(long, default_value_t = 1.0, value_name = "X", allow_negative_numbers = true)]
-    pub repeat_penalty: f32,
+    /// Temperature; 0 always takes the most likely token [default: 0.8]
+    #[arg(long, visible_alias = "temperature", value_name = "T", allow_negative_numbers = true)]
+    pub temp: Option<f32>,
+    /// Keep the K most likely tokens; 0 keeps all [default: 40]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the most likely tokens up to this probability in sum; 1 keeps all [default: 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least this fraction as likely as the best; 0 keeps all [default: 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
+    /// Make recent tokens less likely by this factor; 1 does nothing [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub repeat_penalty: Option<f32>,
     /// Tokens that count as recent
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub repeat_last_n: usize,
@@ -322,16 +370,18 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-impl From<&Sampling> for SampleOptions {
-    fn from(s: &Sampling) -> Self {
-        Self {
-            temperature: s.temp,
-            top_k: s.top_k,
-            top_p: s.top_p,
-            min_p: s.min_p,
-            repetition_penalty: s.repeat_penalty,
-            repetition_window: s.repeat_last_n,
-            seed: s.seed,
+impl Sampling {
+    /// The flags, completed by what the model asks for and our defaults.
+    pub fn options(&self, model: &parloop_model::GenerationDefaults) -> SampleOptions {
+        let ours = SampleOptions::default();
+        SampleOptions {
+            temperature: self.temp.or(model.temperature()).unwrap_or(ours.temperature),
+            top_k: self.top_k.or(model.top_k).unwrap_or(ours.top_k),
+            top_p: self.top_p.or(model.top_p).unwrap_or(ours.top_p),
+            min_p: self.min_p.or(model.min_p).unwrap_or(ours.min_p),
+            repetition_penalty: self.repeat_penalty.or(model.repetition_penalty).unwrap_or(ours.repetition_penalty),
+            repetition_window: self.repeat_last_n,
+            seed: self.seed,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One file a verb, and what they share.
 
 pub mod bench;
+mod chat;
 mod convert;
 mod demo;
 mod inspect;
@@ -38,6 +39,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Demo(args) => demo::demo(&args),
         Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::chat(&args),
         Command::Score(args) => score::score(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::train(&args),
@@ -89,7 +91,7 @@ fn print_profile(engine: &Engine) {
 fn tokenizer(checkpoint: &Checkpoint) -> Result<&Tokenizer> {
     checkpoint.tokenizer().with_context(|| {
         let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
-        format!("{name} has no tokenizer.json, so it cannot take or give text: use `parloop score --tokens IDS`")
+        format!("{name} has neither tokenizer.json nor tokenizer.model, so it cannot take or give text: use `parloop score --tokens IDS`")
     })
 }
 

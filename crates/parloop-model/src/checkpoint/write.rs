@@ -156,7 +156,7 @@ impl CheckpointWriter {
     /// A file cannot be written.
     pub fn model(&self, config: &ModelConfig, tokenizer: Option<&Tokenizer>) -> Result<()> {
         self.file("config.json", config.to_json().as_bytes())?;
-        tokenizer.map_or(Ok(()), |t| t.files().iter().try_for_each(|(name, text)| self.file(name, text.as_bytes())))
+        tokenizer.map_or(Ok(()), |t| t.files().iter().try_for_each(|(name, bytes)| self.file(name, bytes)))
     }
 
     /// Writes the model's weights: one file, or shards of about `shard_bytes` with an index.
@@ -264,7 +264,8 @@ fn only_a_model(folder: &Path) -> Result<()> {
     }
     for entry in fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = ["config.json", "generation_config.json", "trainer.json", files::INDEX].contains(&name.as_str())
+        let known = ["config.json", "generation_config.json", "trainer.json", "chat_template.jinja", files::INDEX]
+            .contains(&name.as_str())
             || name.ends_with(".safetensors")
             || name.starts_with("tokenizer");
         if !known || entry.path().is_dir() {

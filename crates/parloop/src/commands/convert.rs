@@ -34,6 +34,10 @@ pub fn convert(args: &Convert) -> Result<()> {
     let writer = CheckpointWriter::create(&args.out)?;
     writer.model(&config, checkpoint.tokenizer())?;
     writer.file("config.json", text.as_bytes())?;
+    // The source's own settings say all that the tokenizer's do, and more.
+    for (name, bytes) in checkpoint.companions()? {
+        writer.file(name, &bytes)?;
+    }
     writer.weights(&data?, args.shard_mb.map(|mb| mb << 20))?;
     writer.finish()?;
     let size: u64 = std::fs::read_dir(&args.out)

@@ -1,6 +1,6 @@
 //! `parloop run`: text from a prompt.
 
-use super::{checkpoint, engine, print_profile, state, tokenizer, utf8};
+use super::{chat, checkpoint, engine, print_profile, state, tokenizer, utf8};
 use crate::args::Run;
 use anyhow::{Context, Result, bail};
 use parloop_engine::generate::Finish;
@@ -12,7 +12,13 @@ pub fn run(args: &Run) -> Result<()> {
     let checkpoint = checkpoint(&args.model)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let prompt = prompt(args)?;
-    let mut ids = tokenizer.encode(&prompt)?;
+    let mut ids = if args.chat {
+        chat::one_turn(&checkpoint, &args.template, &prompt)?
+    } else if args.template.system.is_some() || args.template.template.is_some() {
+        bail!("--system and --template belong to a conversation: add --chat");
+    } else {
+        tokenizer.encode(&prompt)?
+    };
     if ids.is_empty() && args.state.load_state.is_none() {
         bail!("the prompt is empty: give a text with -p");
     }
@@ -22,9 +28,10 @@ pub fn run(args: &Run) -> Result<()> {
         // The text has begun already.
         ids.remove(0);
     }
+    let defaults = &checkpoint.settings().generation;
     let options = Generation {
-        tokens: args.tokens,
-        sampling: (&args.sampling).into(),
+        tokens: args.tokens.or(defaults.max_new_tokens).unwrap_or(100),
+        sampling: args.sampling.options(defaults),
         prefill: Prefill { chunk: args.chunk as usize, ..Prefill::default() },
         mode: args.mode.into(),
         ignore_end: args.ignore_eos,
@@ -33,18 +40,21 @@ pub fn run(args: &Run) -> Result<()> {
     if !ids.is_empty() {
         checkpoint.config().check_tokens(&ids).context("the prompt cannot be used")?;
     }
-    let total = (loaded.len() + ids.len()).saturating_add(args.tokens);
+    let total = (loaded.len() + ids.len()).saturating_add(options.tokens);
     state::check_budget(&engine, &args.state, total, &options.prefill)?;
     if let (Some(Mode::OnePass), Some(reason)) = (options.mode, checkpoint.config().recipe.why_not_one_pass()) {
         bail!("--mode one-pass is not possible: {reason}");
     }
 
     let mut out = std::io::stdout().lock();
-    if !args.no_echo {
+    let echo = !args.no_echo && !args.chat;
+    if echo {
         write!(out, "{prompt}")?;
         out.flush()?;
     }
-    let mut stream = tokenizer.stream();
+    // An answer begins a text of its own; a continuation keeps the space before its first word.
+    let mut stream =
+        if args.chat { tokenizer.stream() } else { tokenizer.stream_after(&[loaded.tokens(), &ids].concat())? };
     let mut failed = None;
     let start = Instant::now();
     let (mut first, mut last, mut newest) = (None, start.elapsed(), None);

@@ -1,0 +1,177 @@
+//! Conversations, generation defaults and SentencePiece models as a person uses them.
+
+use assert_cmd::Command;
+use parloop::model::checkpoint::{CheckpointWriter, TensorData};
+use parloop::model::{Checkpoint, DType, Tokenizer, tensors};
+use parloop_testing::{Rng, checkpoint, config};
+use std::path::{Path, PathBuf};
+
+const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}<|endoftext|>{% endfor %}\
+                        {% if messages[-1].content == 'no' %}{{ raise_exception('I take no for no answer') }}{% endif %}\
+                        {% if add_generation_prompt %}<assistant>{% endif %}";
+
+fn parloop(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("parloop").unwrap();
+    command.args(arguments);
+    command
+}
+
+fn output(command: &mut Command) -> (String, String) {
+    let output = command.assert().success().get_output().clone();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn refusal(command: &mut Command) -> String {
+    String::from_utf8(command.assert().failure().get_output().stderr.clone()).unwrap()
+}
+
+/// A small random model with a tokenizer, in a folder.
+fn model(folder: &Path, tokenizer: &Tokenizer) -> PathBuf {
+    let mut rng = Rng(11);
+    let mut config = config(&mut rng);
+    config.vocab_size = tokenizer.vocab_size() + 3;
+    config.max_position_embeddings = 300;
+    let source = checkpoint(&config, &mut rng);
+    let data: Vec<TensorData<'_>> = tensors::expected(&config)
+        .into_iter()
+        .map(|s| TensorData {
+            values: source.tensor(&s.name).unwrap().to_f32().into(),
+            name: s.name,
+            shape: s.shape,
+            dtype: DType::F32,
+        })
+        .collect();
+    let folder = folder.join("model");
+    let writer = CheckpointWriter::create(&folder).unwrap();
+    writer.model(&config, Some(tokenizer)).unwrap();
+    writer.weights(&data, None).unwrap();
+    writer.finish().unwrap();
+    folder
+}
+
+fn bpe() -> Tokenizer {
+    Tokenizer::train_bpe(&"to be or not to be, that is the question\n".repeat(20), 280).unwrap()
+}
+
+#[test]
+fn a_scripted_conversation_processes_only_what_is_new() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = model(temporary.path(), &bpe());
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let name = folder.to_str().unwrap();
+    let options = ["-n", "12", "--seed", "3"];
+    let talk = |script: &str| output(parloop(&["chat", name]).args(options).write_stdin(script));
+
+    let (one, _) = talk("to be\n");
+    let (turn, _) = output(parloop(&["run", name, "--chat", "-p", "to be", "--quiet"]).args(options));
+    assert_eq!(one, turn, "one turn of a chat is what run --chat writes");
+
+    let (two, figures) = talk("to be\n\nor not\n/exit\nnever said\n");
+    assert!(two.starts_with(&one) && two.len() > one.len());
+    let after: Vec<usize> = figures
+        .lines()
+        .filter_map(|l| l.strip_prefix('[')?.split_once(" new tokens after ")?.1.split(',').next()?.parse().ok())
+        .collect();
+    assert!(after.len() == 2 && after[0] == 0 && after[1] > 10, "{figures}");
+
+    // The same seed and an empty memory give the same answer again.
+    let (again, _) = talk("to be\n/reset\nto be");
+    assert_eq!(again, format!("{one}{one}"));
+    let (told, _) = output(parloop(&["chat", name, "--system", "the question"]).args(options).write_stdin("to be"));
+    assert_ne!(told, one);
+
+    let (_, said) = talk("no\n/help\n/nonsense\nto be\n");
+    for part in ["I take no for no answer", "left out", "/reset", "/nonsense is no command"] {
+        assert!(said.contains(part), "{part} is missing from {said}");
+    }
+    let (_, said) = talk(&format!("{}\nto be\n", "word ".repeat(2000)));
+    assert!(said.contains("context of 300") && said.contains("new tokens after 0"), "{said}");
+}
+
+#[test]
+fn what_a_state_holds_changes_no_answer() {
+    // Plain text as template: the past may be read as other tokens than were written, and is then processed anew.
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = model(temporary.path(), &bpe());
+    let template = temporary.path().join("plain.jinja");
+    std::fs::write(&template, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ").unwrap();
+    let (name, template) = (folder.to_str().unwrap(), template.to_str().unwrap());
+    let options = ["-n", "9", "--temp", "0", "--quiet"];
+    let talk = parloop(&["chat", name, "--template", template]).args(options).write_stdin("be\nto\n").output().unwrap();
+    let both = String::from_utf8(talk.stdout).unwrap();
+    let (first, _) = output(parloop(&["run", name, "--no-echo", "-p", "user: be\nassistant: "]).args(options));
+    let said = first.strip_suffix('\n').unwrap();
+    let past = format!("user: be\nassistant: {said}\nuser: to\nassistant: ");
+    let (second, _) = output(parloop(&["run", name, "--no-echo", "-p", &past]).args(options));
+    assert_eq!(both, first + &second);
+}
+
+#[test]
+fn a_model_without_a_template_says_what_to_add() {
+    for arguments in [&["chat"][..], &["run", "--chat", "-p", "x"]] {
+        let message = refusal(parloop(arguments).write_stdin("hello"));
+        for part in ["no chat template", "chat_template.jinja", "--template FILE"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    assert!(refusal(&mut parloop(&["run", "-p", "x", "--system", "y"])).contains("--chat"));
+    assert!(refusal(parloop(&["chat", "--template", "nowhere.jinja"]).write_stdin("x")).contains("nowhere.jinja"));
+    let temporary = tempfile::tempdir().unwrap();
+    let broken = temporary.path().join("broken.jinja");
+    std::fs::write(&broken, "{% for %}").unwrap();
+    let message = refusal(parloop(&["chat", "--template", broken.to_str().unwrap()]).write_stdin("x"));
+    assert!(message.contains("broken.jinja") && message.contains("line 1"), "{message}");
+}
+
+#[test]
+fn generation_defaults_stand_behind_the_flags() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = model(temporary.path(), &bpe());
+    let name = folder.to_str().unwrap();
+    let run = |more: &[&str]| output(parloop(&["run", name, "-p", "to be", "--no-echo"]).args(more));
+    let (free, _) = run(&["-n", "5", "--seed", "1", "--temp", "5"]);
+    std::fs::write(folder.join("generation_config.json"), r#"{"do_sample": false, "max_new_tokens": 7}"#).unwrap();
+    let (greedy, figures) = run(&["--seed", "1"]);
+    assert!(figures.contains("; 7 tokens"), "{figures}");
+    assert_eq!(greedy, run(&["--seed", "2"]).0);
+    assert_eq!(free, run(&["-n", "5", "--seed", "1", "--temp", "5"]).0, "flags come first");
+
+    // Whatever the first token is, the file may call it an end.
+    let ids: Vec<u32> = (0..280).collect();
+    std::fs::write(folder.join("generation_config.json"), format!("{{\"eos_token_id\": {ids:?}}}")).unwrap();
+    let (text, figures) = run(&[]);
+    assert!(text == "\n" && figures.contains("ended by the model"), "{figures}");
+    assert!(run(&["--ignore-eos", "-n", "3"]).1.contains("; 3 tokens"));
+
+    std::fs::write(folder.join("generation_config.json"), r#"{"temperature": -3}"#).unwrap();
+    assert!(refusal(&mut parloop(&["run", name, "-p", "x"])).contains("temperature"));
+    std::fs::write(folder.join("generation_config.json"), r#"{"top_k": "all"}"#).unwrap();
+    assert!(refusal(&mut parloop(&["run", name, "-p", "x"])).contains("top_k"));
+}
+
+#[test]
+fn a_sentencepiece_model_runs_and_keeps_its_files_when_converted() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../parloop-model/tests/sentencepiece");
+    let pieces = std::fs::read(format!("{fixtures}/bpe-bytes.model")).unwrap();
+    let pieces = parloop::model::tokenizer::Pieces::from_bytes(&pieces).unwrap();
+    let tokenizer = Tokenizer::from_pieces(pieces, Default::default()).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = model(temporary.path(), &tokenizer);
+    let settings = format!(
+        r#"{{"add_bos_token": true, "bos_token": "<s>", "eos_token": {{"content": "</s>"}}, "chat_template": {}}}"#,
+        serde_json::Value::from(TEMPLATE)
+    );
+    std::fs::write(folder.join("tokenizer_config.json"), settings).unwrap();
+    let name = folder.to_str().unwrap();
+    let options = ["-n", "20", "--temp", "0", "--quiet"];
+    let (text, _) = output(parloop(&["run", name, "-p", "To be, or not"]).args(options));
+    assert!(text.starts_with("To be, or not") && text.len() > 20, "{text}");
+    let (answer, _) = output(parloop(&["run", name, "--chat", "-p", "To be"]).args(options));
+
+    let copy = temporary.path().join("copy");
+    output(&mut parloop(&["convert", name, "--type", "f32", "--out", copy.to_str().unwrap()]));
+    assert_eq!(Checkpoint::open(&copy).unwrap().stops(), Checkpoint::open(&folder).unwrap().stops());
+    assert!(Checkpoint::open(&copy).unwrap().stops().contains(2));
+    let (again, _) = output(parloop(&["run", copy.to_str().unwrap(), "--chat", "-p", "To be"]).args(options));
+    assert_eq!(again, answer);
+}
