@@ -323,20 +323,35 @@ unsafe fn branch_of<S: Simd, E: Element>(
         let (low, high) = (first.max(block * BLOCK), last.min(block * BLOCK + BLOCK - 1));
         // SAFETY: the instruction set is the caller's promise; slices below cover every pointer used.
         unsafe {
-            for tile in low / TILE..=high / TILE {
-                let (keys, scales) = (kv.keys::<E>(tile, task.head), kv.scales(tile, task.head));
-                let to = (tile * TILE) % BLOCK;
+            // Vectors of keys, two at a time: a query's number then serves both.
+            let per_tile = TILE / S::LANES;
+            let (mut vector, end) = (low / TILE * per_tile, (high / TILE + 1) * per_tile);
+            while vector < end {
+                let count = 2.min(end - vector);
+                let mut keys = [Keys { at: std::ptr::null(), scales: &[], to: 0 }; 2];
+                for (i, keys) in keys.iter_mut().take(count).enumerate() {
+                    let (tile, lane) = ((vector + i) / per_tile, (vector + i) % per_tile * S::LANES);
+                    let at = kv.keys::<E>(tile, task.head)[lane..].as_ptr();
+                    let scales = kv.scales(tile, task.head).get(lane..).unwrap_or_default();
+                    *keys = Keys { at, scales, to: tile * TILE % BLOCK + lane };
+                }
                 let mut i = 0;
                 while i < queries {
-                    let (q, s) = (q[i * dim..].as_ptr(), all_scores[i * BLOCK + to..].as_mut_ptr());
-                    i += match queries - i {
-                        1 => scores::<S, E, 1>(q, dim, keys, scales, s),
-                        2 => scores::<S, E, 2>(q, dim, keys, scales, s),
-                        3 => scores::<S, E, 3>(q, dim, keys, scales, s),
-                        4 | 5 => scores::<S, E, 4>(q, dim, keys, scales, s),
-                        _ => scores::<S, E, 6>(q, dim, keys, scales, s),
+                    let (q, s) = (q[i * dim..].as_ptr(), all_scores[i * BLOCK..].as_mut_ptr());
+                    i += match (queries - i, count) {
+                        (1, 2) => scores::<S, E, 1, 2>(q, dim, &keys, s),
+                        (2, 2) => scores::<S, E, 2, 2>(q, dim, &keys, s),
+                        (3, 2) => scores::<S, E, 3, 2>(q, dim, &keys, s),
+                        (4, 2) => scores::<S, E, 4, 2>(q, dim, &keys, s),
+                        (5, 2) => scores::<S, E, 5, 2>(q, dim, &keys, s),
+                        (_, 2) => scores::<S, E, 6, 2>(q, dim, &keys, s),
+                        (1, _) => scores::<S, E, 1, 1>(q, dim, &keys, s),
+                        (2 | 3, _) => scores::<S, E, 2, 1>(q, dim, &keys, s),
+                        (4 | 5, _) => scores::<S, E, 4, 1>(q, dim, &keys, s),
+                        _ => scores::<S, E, 6, 1>(q, dim, &keys, s),
                     };
                 }
+                vector += count;
             }
             let (from, to) = (low / TILE * TILE % BLOCK, high % BLOCK / TILE * TILE + TILE);
             for i in 0..queries {
@@ -362,41 +377,57 @@ unsafe fn branch_of<S: Simd, E: Element>(
                     1 => values::<S, E, 1>(&mix),
                     2 => values::<S, E, 2>(&mix),
                     3 => values::<S, E, 3>(&mix),
-                    _ => values::<S, E, 4>(&mix),
+                    4 => values::<S, E, 4>(&mix),
+                    5 => values::<S, E, 5>(&mix),
+                    _ => values::<S, E, 6>(&mix),
                 };
             }
         }
     }
 }
 
-/// Scores of Q queries (`[Q][dim]`, already scaled) against the 16 keys of a tile, into rows BLOCK apart. Returns Q.
+/// As many keys as a vector has lanes.
+#[derive(Clone, Copy)]
+struct Keys<'a, E> {
+    /// `[dim][TILE]`, from the first of these keys on.
+    at: *const E,
+    /// Their scales, for types that have them.
+    scales: &'a [f32],
+    /// Their place among the scores of a block.
+    to: usize,
+}
+
+/// Scores of Q queries (`[Q][dim]`, already scaled) against V vectors of keys, into rows BLOCK apart. Returns Q.
 #[inline(always)]
-unsafe fn scores<S: Simd, E: Element, const Q: usize>(
+unsafe fn scores<S: Simd, E: Element, const Q: usize, const V: usize>(
     q: *const f32,
     dim: usize,
-    keys: &[E],
-    scales: &[f32],
+    keys: &[Keys<'_, E>; 2],
     s: *mut f32,
 ) -> usize {
-    let mut lane = 0;
-    while lane < TILE {
-        // SAFETY: `keys` is [dim][16]; `q` holds Q x dim floats; `s` has 16 floats in each of Q rows.
-        unsafe {
-            let mut acc = [S::zero(); Q];
-            for d in 0..dim {
-                let k = E::load::<S>(keys.as_ptr().add(d * TILE + lane));
-                for i in 0..Q {
-                    acc[i] = S::fma(S::splat(*q.add(i * dim + d)), k, acc[i]);
-                }
+    // SAFETY: keys are [dim][TILE]; `q` holds Q x dim floats; `s` has BLOCK floats in each of Q rows.
+    unsafe {
+        let mut acc = [[S::zero(); V]; Q];
+        for d in 0..dim {
+            let mut k = [S::zero(); V];
+            for v in 0..V {
+                k[v] = E::load::<S>(keys[v].at.add(d * TILE));
             }
             for i in 0..Q {
-                if E::SCALED {
-                    acc[i] = S::mul(acc[i], S::load(scales[lane..lane + S::LANES].as_ptr()));
+                let q = S::splat(*q.add(i * dim + d));
+                for v in 0..V {
+                    acc[i][v] = S::fma(q, k[v], acc[i][v]);
                 }
-                S::store(s.add(i * BLOCK + lane), acc[i]);
             }
         }
-        lane += S::LANES;
+        for i in 0..Q {
+            for v in 0..V {
+                if E::SCALED {
+                    acc[i][v] = S::mul(acc[i][v], S::load(keys[v].scales[..S::LANES].as_ptr()));
+                }
+                S::store(s.add(i * BLOCK + keys[v].to), acc[i][v]);
+            }
+        }
     }
     Q
 }
