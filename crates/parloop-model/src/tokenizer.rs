@@ -1,9 +1,18 @@
 //! Text to token ids and back.
 //!
-//! Two kinds: bytes (ids 0 to 255 are the bytes of the text; needs no file) and Hugging Face's `tokenizer.json`.
+//! Three kinds: bytes (ids 0 to 255 are the bytes of the text; needs no file), Hugging Face's `tokenizer.json`, and
+//! SentencePiece's `tokenizer.model`.
+
+pub mod conventions;
+pub mod sentencepiece;
+mod stream;
 
 use crate::{Error, ModelConfig, Result};
+pub use conventions::{AddedToken, Conventions, SpacePrefix};
+pub use sentencepiece::{Pieces, SentencePiece};
 use std::path::Path;
+use std::sync::Arc;
+pub use stream::TextStream;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
@@ -11,7 +20,10 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 pub const BYTE_CLASS: &str = "ParloopByteTokenizer";
 const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "tokenizer.json";
+const PIECES: &str = "tokenizer.model";
 const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Ids before a continuation that its text may depend on.
+const CONTEXT_IDS: usize = 32;
 /// Text that marks the end of a document in tokenizers trained here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
@@ -22,6 +34,8 @@ pub enum Tokenizer {
     Bytes,
     /// A Hugging Face tokenizer.
     HuggingFace(Box<tokenizers::Tokenizer>),
+    /// A SentencePiece model.
+    SentencePiece(Arc<SentencePiece>),
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -31,27 +45,34 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a checkpoint folder: `tokenizer.json`, or the byte-level one where `tokenizer_config.json`
-    /// says so. `None` if the folder has neither.
+    /// The tokenizer of a checkpoint folder: `tokenizer.json`, else `tokenizer.model`, or the byte-level one where
+    /// `tokenizer_config.json` says so. `None` if the folder has none of them.
     ///
     /// # Errors
     /// A file cannot be read or parsed, or the tokenizer knows more ids than the model has embeddings.
     pub fn read(folder: &Path, config: &ModelConfig) -> Result<Option<Self>> {
-        let path = folder.join(FILE);
-        let (found, path) = if path.exists() {
-            (Self::from_json(&read_small(&path)?).map_err(|e| Error::file(&path, e.to_string()))?, path)
+        let (json, pieces, settings) = (folder.join(FILE), folder.join(PIECES), folder.join(CONFIG));
+        let (found, path) = if json.exists() {
+            (Self::from_json(&read_small(&json)?).map_err(|e| Error::file(&json, e.to_string()))?, json)
+        } else if pieces.exists() {
+            let model = Pieces::from_bytes(&read_bytes(&pieces)?);
+            let conventions = if settings.exists() {
+                Conventions::from_config(&read_object(&settings)?).map_err(|e| Error::file(&settings, e.to_string()))?
+            } else {
+                Conventions { add_bos: true, ..Conventions::default() }
+            };
+            let built = model.and_then(|model| Self::from_pieces(model, conventions));
+            (built.map_err(|e| Error::file(&pieces, e.to_string()))?, pieces)
+        } else if settings.exists() {
+            let class = read_object(&settings)?.remove("tokenizer_class");
+            if class.as_ref().and_then(|c| c.as_str()) != Some(BYTE_CLASS) {
+                return Err(Error::file(&settings, format!("stands alone; expected {FILE} or {PIECES} beside it")));
+            }
+            (Self::Bytes, settings)
         } else {
-            let path = folder.join(CONFIG);
-            if !path.exists() {
-                return Ok(None);
-            }
-            let value: serde_json::Value = serde_json::from_str(&read_small(&path)?)
-                .map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
-            if value.get("tokenizer_class").and_then(|c| c.as_str()) != Some(BYTE_CLASS) {
-                return Err(Error::file(&path, format!("stands alone; expected {FILE} beside it")));
-            }
-            (Self::Bytes, path)
+            return Ok(None);
         };
+        // Fewer ids than embeddings are usual: the rest is padding that is never sampled.
         if found.vocab_size() > config.vocab_size {
             return Err(Error::file(
                 &path,
@@ -59,6 +80,14 @@ impl Tokenizer {
             ));
         }
         Ok(Some(found))
+    }
+
+    /// A SentencePiece tokenizer from its pieces, wherever they come from, and what the checkpoint adds to them.
+    ///
+    /// # Errors
+    /// As [`SentencePiece::new`].
+    pub fn from_pieces(pieces: Pieces, conventions: Conventions) -> Result<Self> {
+        Ok(Self::SentencePiece(Arc::new(SentencePiece::new(pieces, conventions)?)))
     }
 
     /// Parses the text of a `tokenizer.json`.
@@ -104,15 +133,40 @@ impl Tokenizer {
         match self {
             Self::Bytes => 256,
             Self::HuggingFace(t) => t.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1),
+            Self::SentencePiece(t) => t.vocab_size(),
+        }
+    }
+
+    /// The id of a token by its text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        match self {
+            Self::Bytes => None,
+            Self::HuggingFace(t) => t.token_to_id(token),
+            Self::SentencePiece(t) => t.id(token),
+        }
+    }
+
+    /// The text by which a token is called; what it adds to a text may differ.
+    pub fn token(&self, id: u32) -> Option<String> {
+        match self {
+            Self::Bytes => None,
+            Self::HuggingFace(t) => t.id_to_token(id),
+            Self::SentencePiece(t) => t.token(id).map(str::to_owned),
+        }
+    }
+
+    /// Whether a token is special: no part of a text, and left out of it.
+    pub fn is_special(&self, id: u32) -> bool {
+        match self {
+            Self::Bytes => false,
+            Self::HuggingFace(t) => t.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special),
+            Self::SentencePiece(t) => t.is_special(id),
         }
     }
 
     /// The id that ends a document, if the tokenizer has one by the usual name.
     pub fn end_of_text(&self) -> Option<u32> {
-        match self {
-            Self::Bytes => None,
-            Self::HuggingFace(t) => t.token_to_id(END_OF_TEXT),
-        }
+        self.id(END_OF_TEXT)
     }
 
     /// Ids of a text, with the special tokens that the tokenizer adds by itself.
@@ -120,10 +174,24 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(text, true)
+    }
+
+    /// Ids of a text as it stands: nothing is put before or after it. For what a chat template wrote, which holds its
+    /// special tokens already.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(text, false)
+    }
+
+    fn encode_with(&self, text: &str, around: bool) -> Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
+            Self::SentencePiece(t) => Ok(t.encode(text, around)),
             Self::HuggingFace(t) => t
-                .encode_fast(text, true)
+                .encode_fast(text, around)
                 .map(|e| e.get_ids().to_vec())
                 .map_err(|e| Error::Input(format!("the tokenizer refused the text: {e}"))),
         }
@@ -142,109 +210,61 @@ impl Tokenizer {
             Self::HuggingFace(t) => {
                 t.decode(ids, true).map_err(|e| Error::Input(format!("the ids cannot be decoded: {e}")))
             }
+            Self::SentencePiece(_) => {
+                let mut stream = self.stream();
+                let text: Result<String> = ids.iter().map(|id| stream.push(*id)).collect();
+                Ok(text? + &stream.finish()?)
+            }
         }
     }
 
     /// A decoder that takes one id at a time and never emits half a character.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, ids: Vec::new(), emitted: 0, bytes: Vec::new() }
+        TextStream::new(self)
+    }
+
+    /// [`Tokenizer::stream`] for ids that go on from others, so that a space before the first word is kept.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn stream_after(&self, ids: &[u32]) -> Result<TextStream<'_>> {
+        let mut stream = self.stream();
+        // What comes before the last few ids has no influence.
+        for id in &ids[ids.len().saturating_sub(CONTEXT_IDS)..] {
+            stream.push(*id)?;
+        }
+        Ok(stream)
     }
 
     /// The files a checkpoint folder needs to carry this tokenizer: name and content.
-    pub fn files(&self) -> Vec<(&'static str, String)> {
+    pub fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
         match self {
             Self::Bytes => {
-                vec![(CONFIG, format!("{{\n  \"tokenizer_class\": \"{BYTE_CLASS}\"\n}}\n"))]
+                vec![(CONFIG, format!("{{\n  \"tokenizer_class\": \"{BYTE_CLASS}\"\n}}\n").into_bytes())]
             }
-            Self::HuggingFace(t) => vec![(FILE, t.to_string(true).unwrap_or_default())],
+            Self::HuggingFace(t) => vec![(FILE, t.to_string(true).unwrap_or_default().into_bytes())],
+            Self::SentencePiece(t) => {
+                let settings = serde_json::Value::Object(t.conventions().to_config());
+                vec![(PIECES, t.pieces().to_bytes()), (CONFIG, format!("{settings:#}\n").into_bytes())]
+            }
         }
     }
 }
 
-fn read_small(path: &Path) -> Result<String> {
+fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
     if size > MAX_FILE_BYTES {
         return Err(Error::file(path, format!("is {size} bytes long, expected at most {MAX_FILE_BYTES}")));
     }
-    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+    std::fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
-/// Turns ids into text piece by piece. Bytes of an unfinished character wait for the rest of it.
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    /// Ids whose text is not settled yet, after those that give it context.
-    ids: Vec<u32>,
-    /// Bytes of the text of `ids` that were already given out.
-    emitted: usize,
-    /// Unfinished character of the byte-level tokenizer.
-    bytes: Vec<u8>,
+fn read_small(path: &Path) -> Result<String> {
+    String::from_utf8(read_bytes(path)?).map_err(|_| Error::file(path, "is not UTF-8 text"))
 }
 
-impl TextStream<'_> {
-    /// Takes the next id and returns the text that is now certain, possibly none.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        if matches!(self.tokenizer, Tokenizer::Bytes) {
-            self.bytes.push(u8::try_from(id).unwrap_or(b'?'));
-            return Ok(self.whole_characters());
-        }
-        self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids)?;
-        if text.ends_with('\u{FFFD}') && self.ids.len() < 64 {
-            return Ok(String::new());
-        }
-        let new = text.get(self.emitted..).unwrap_or_default().to_owned();
-        // A decoder may treat the first id of a text differently, so one settled id stays as context.
-        self.ids.drain(..self.ids.len() - 1);
-        self.emitted = self.tokenizer.decode(&self.ids)?.len();
-        Ok(new)
-    }
-
-    /// The rest: an unfinished character becomes a replacement character.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn finish(&mut self) -> Result<String> {
-        let text = if matches!(self.tokenizer, Tokenizer::Bytes) {
-            String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned()
-        } else {
-            let text = self.tokenizer.decode(&self.ids)?;
-            text.get(self.emitted..).unwrap_or_default().to_owned()
-        };
-        self.ids.clear();
-        self.emitted = 0;
-        Ok(text)
-    }
-
-    /// Takes as many whole characters as the waiting bytes hold; invalid bytes become replacement characters.
-    fn whole_characters(&mut self) -> String {
-        let mut text = String::new();
-        while !self.bytes.is_empty() {
-            match std::str::from_utf8(&self.bytes) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    self.bytes.clear();
-                }
-                Err(e) => {
-                    let valid = e.valid_up_to();
-                    text.push_str(&String::from_utf8_lossy(&self.bytes[..valid]));
-                    match e.error_len() {
-                        None => {
-                            self.bytes.drain(..valid);
-                            break;
-                        }
-                        Some(bad) => {
-                            text.push('\u{FFFD}');
-                            self.bytes.drain(..valid + bad);
-                        }
-                    }
-                }
-            }
-        }
-        text
-    }
+fn read_object(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_str(&read_small(path)?).map_err(|e| Error::file(path, format!("is not a JSON object: {e}")))
 }
 
 #[cfg(test)]
@@ -263,7 +283,7 @@ mod tests {
     #[test]
     fn bytes_and_bpe_return_the_text_whole_and_streamed() {
         let bpe = Tokenizer::train_bpe(&"the cat sat on the mat\nwith a hat and a bat\n".repeat(20), 270).unwrap();
-        let again = Tokenizer::from_json(&bpe.files()[0].1).unwrap();
+        let again = Tokenizer::from_json(std::str::from_utf8(&bpe.files()[0].1).unwrap()).unwrap();
         for tokenizer in [Tokenizer::Bytes, bpe, again] {
             let ids = tokenizer.encode(SAMPLE).unwrap();
             assert_eq!(tokenizer.decode(&ids).unwrap(), SAMPLE);

@@ -198,3 +198,40 @@ fn every_golden_and_its_tokenizer_kind_opens() {
     }
     assert!(matches!(Checkpoint::open(&folder.path().join("m")).unwrap().tokenizer(), Some(Tokenizer::Bytes)));
 }
+
+#[test]
+fn tokenizer_json_comes_before_tokenizer_model_and_neither_may_outgrow_the_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut rng = Rng(4);
+    let mut config = config(&mut rng);
+    let pieces = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sentencepiece/bpe-spaces.model")).unwrap();
+    std::fs::write(folder.join("tokenizer.model"), &pieces).unwrap();
+    let ids = parloop_model::tokenizer::Pieces::from_bytes(&pieces).unwrap().pieces.len();
+
+    config.vocab_size = ids - 1;
+    let message = Tokenizer::read(folder, &config).unwrap_err().to_string();
+    assert!(message.contains("tokenizer.model") && message.contains("vocab_size"), "{message}");
+    config.vocab_size = ids + 100;
+    let found = Tokenizer::read(folder, &config).unwrap().unwrap();
+    assert_eq!(found.encode("a").unwrap()[0], 1, "a text begins with the token that begins texts");
+    std::fs::write(folder.join("tokenizer_config.json"), r#"{"add_bos_token": false}"#).unwrap();
+    let found = Tokenizer::read(folder, &config).unwrap().unwrap();
+    assert_ne!(found.encode("a").unwrap()[0], 1);
+
+    // What is written reads back the same.
+    let again = folder.join("again");
+    std::fs::create_dir(&again).unwrap();
+    for (file, bytes) in found.files() {
+        std::fs::write(again.join(file), bytes).unwrap();
+    }
+    let again = Tokenizer::read(&again, &config).unwrap().unwrap();
+    let text = "To be,  or not\u{3000}to be? 世 <sep>";
+    assert_eq!(again.encode(text).unwrap(), found.encode(text).unwrap());
+
+    std::fs::write(folder.join("tokenizer_config.json"), r#"{"add_bos_token": 1}"#).unwrap();
+    assert!(Tokenizer::read(folder, &config).unwrap_err().to_string().contains("tokenizer_config.json"));
+    let json = Tokenizer::train_bpe("to be or not to be", 260).unwrap().files().remove(0);
+    std::fs::write(folder.join(json.0), json.1).unwrap();
+    assert!(matches!(Tokenizer::read(folder, &config).unwrap(), Some(Tokenizer::HuggingFace(_))));
+}

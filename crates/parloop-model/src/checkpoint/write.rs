@@ -156,7 +156,7 @@ impl CheckpointWriter {
     /// A file cannot be written.
     pub fn model(&self, config: &ModelConfig, tokenizer: Option<&Tokenizer>) -> Result<()> {
         self.file("config.json", config.to_json().as_bytes())?;
-        tokenizer.map_or(Ok(()), |t| t.files().iter().try_for_each(|(name, text)| self.file(name, text.as_bytes())))
+        tokenizer.map_or(Ok(()), |t| t.files().iter().try_for_each(|(name, bytes)| self.file(name, bytes)))
     }
 
     /// Writes the model's weights: one file, or shards of about `shard_bytes` with an index.

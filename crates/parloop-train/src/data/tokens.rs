@@ -130,9 +130,9 @@ impl TokenFile {
 /// Changes whenever the tokenizer would.
 pub(crate) fn tokenizer_hash(tokenizer: &Tokenizer) -> u64 {
     let mut hash = Hash::new();
-    for (name, text) in tokenizer.files() {
+    for (name, bytes) in tokenizer.files() {
         hash.add(name.as_bytes());
-        hash.add(text.as_bytes());
+        hash.add(&bytes);
     }
     hash.0
 }
