@@ -73,6 +73,22 @@ pub(crate) enum Embedding {
 }
 
 impl Embedding {
+    /// Tokens and width.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Stored(tensor) => [tensor.rows(), tensor.width()],
+            Self::Random(weights) => [weights.outputs(), weights.inputs()],
+        }
+    }
+
+    /// The name of the type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Stored(tensor) => tensor.dtype.name(),
+            Self::Random(weights) => weights.kind().name(),
+        }
+    }
+
     /// Writes the embedding of a token to `out`.
     pub fn row(&self, token: usize, out: &mut [f32]) {
         match self {

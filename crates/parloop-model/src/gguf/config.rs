@@ -5,7 +5,7 @@
 
 use super::metadata::Metadata;
 use super::reader::Result;
-use super::value::Value;
+use super::value::{Pairs, Value};
 use super::{recipe, rope};
 use crate::{ModelConfig, Tensor};
 use serde_json::{Value as Json, json};
@@ -132,7 +132,7 @@ pub(super) fn architecture_of(config: &ModelConfig) -> &'static str {
 }
 
 /// Metadata keys of a configuration, those of its recipe included.
-pub(super) fn to_metadata(config: &ModelConfig) -> Vec<(String, Value)> {
+pub(super) fn to_metadata(config: &ModelConfig) -> Pairs {
     let arch = architecture_of(config);
     let size = |name: &str, value: usize| (format!("{arch}.{name}"), Value::U32(value as u32));
     let number = |name: &str, value: f32| (format!("{arch}.{name}"), Value::F32(value));

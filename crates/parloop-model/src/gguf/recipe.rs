@@ -18,7 +18,7 @@
 
 use super::metadata::Metadata;
 use super::reader::Result;
-use super::value::Value;
+use super::value::{Pairs, Value};
 use crate::{GateKind, KvMode, Recipe};
 use serde_json::{Value as Json, json};
 
@@ -71,7 +71,7 @@ pub(super) fn to_json(metadata: &Metadata<'_>, arch: &str) -> Result<Json> {
 }
 
 /// The keys of a recipe.
-pub(super) fn to_metadata(recipe: &Recipe, arch: &str) -> Vec<(String, Value)> {
+pub(super) fn to_metadata(recipe: &Recipe, arch: &str) -> Pairs {
     let pair = |name: &str, value| (format!("{arch}.{name}"), value);
     let text = |text: &str| Value::String(text.into());
     let mut pairs = vec![

@@ -6,7 +6,7 @@
 
 use super::metadata::Metadata;
 use super::reader::Result;
-use super::value::Value;
+use super::value::{Pairs, Value};
 use crate::rope::{RopeScaling, scaled, sharpness};
 use crate::{Error, ModelConfig, Tensor};
 use serde_json::{Value as Json, json};
@@ -100,7 +100,7 @@ fn divisors(head_dim: usize, theta: f32, scaling: RopeScaling) -> Vec<f32> {
 ///
 /// # Errors
 /// The scaling cannot be expressed.
-pub(super) fn to_metadata(config: &ModelConfig, arch: &str) -> crate::Result<(Vec<(String, Value)>, Option<Vec<f32>>)> {
+pub(super) fn to_metadata(config: &ModelConfig, arch: &str) -> crate::Result<(Pairs, Option<Vec<f32>>)> {
     let pair = |name: &str, value| (format!("{arch}.rope.scaling.{name}"), value);
     let kind = |name: &str| pair("type", Value::String(name.into()));
     let Some(scaling) = config.block.rope_scaling else { return Ok((Vec::new(), None)) };

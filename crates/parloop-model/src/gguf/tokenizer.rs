@@ -6,7 +6,7 @@ mod pre;
 
 use super::metadata::Metadata;
 use super::reader::Result;
-use super::value::{Array, Value};
+use super::value::{Array, Pairs, Value};
 use crate::tokenizer::sentencepiece::PiecesKind;
 use crate::{ModelConfig, Tokenizer};
 use serde_json::{Map, Value as Json, json};
@@ -187,7 +187,7 @@ fn template(before: Option<(String, u32)>, after: Option<(String, u32)>) -> Json
 ///
 /// # Errors
 /// The tokenizer does something that the keys cannot express.
-pub(super) fn to_metadata(tokenizer: Option<&Tokenizer>, config: &ModelConfig) -> crate::Result<Vec<(String, Value)>> {
+pub(super) fn to_metadata(tokenizer: Option<&Tokenizer>, config: &ModelConfig) -> crate::Result<Pairs> {
     let mut pairs = match tokenizer {
         None => vec![pair(MODEL, text("none"))],
         Some(Tokenizer::Bytes) => vocabulary_keys(byte_tokens(), &[], "gpt-2", config.vocab_size),
@@ -237,7 +237,7 @@ fn byte_tokens() -> HashMap<u32, (String, i32)> {
 }
 
 /// The keys of a `tokenizer.json`, if it is a byte-level BPE that these keys can express.
-fn bpe_keys(json: &Json, vocab_size: usize) -> Option<Vec<(String, Value)>> {
+fn bpe_keys(json: &Json, vocab_size: usize) -> Option<Pairs> {
     let model = &json["model"];
     let plain = model["type"] == "BPE"
         && json["normalizer"].is_null()
@@ -300,12 +300,7 @@ fn around(processor: &Json) -> Option<(Option<u32>, Option<u32>)> {
 }
 
 /// The keys of a vocabulary. Rows without a token are filled up with unused ones.
-fn vocabulary_keys(
-    mut tokens: HashMap<u32, (String, i32)>,
-    merges: &[String],
-    pre: &str,
-    vocab_size: usize,
-) -> Vec<(String, Value)> {
+fn vocabulary_keys(mut tokens: HashMap<u32, (String, i32)>, merges: &[String], pre: &str, vocab_size: usize) -> Pairs {
     for id in 0..vocab_size as u32 {
         tokens.entry(id).or_insert_with(|| (format!("[PAD{id}]"), kind::UNUSED));
     }

@@ -2,6 +2,9 @@
 
 use super::reader::Reader;
 
+/// Keys and values in the order in which they are written.
+pub(super) type Pairs = Vec<(String, Value)>;
+
 /// Deepest nesting of arrays that is read. Known files use one level.
 pub(super) const DEPTH: usize = 4;
 
@@ -81,7 +84,7 @@ impl Array {
 
     /// An array of texts.
     pub fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::collect(kind::STRING, texts, |text, bytes| put_string(text, bytes))
+        Self::collect(kind::STRING, texts, put_string)
     }
 
     /// An array of 32-bit numbers with a sign.

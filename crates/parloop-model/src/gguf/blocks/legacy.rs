@@ -30,7 +30,7 @@ pub fn decode<const BITS: u32, const MIN: bool>(bytes: &[u8], out: &mut [f32]) {
         };
         for (i, out) in out.iter_mut().enumerate() {
             let nibble = nibbles[i % 16] >> (4 * (i / 16)) & 15;
-            let q = i32::from(nibble) | (fifth >> i & 1) as i32 * 16;
+            let q = i32::from(nibble) + 16 * (fifth >> i & 1) as i32;
             *out = d * (q - zero) as f32 + m;
         }
     }

@@ -6,7 +6,7 @@
 use super::{ADD_BOS, ADD_EOS, BOS, EOS, MODEL, TOKENS, TYPES, kind, pair, text, vocabulary};
 use crate::gguf::metadata::Metadata;
 use crate::gguf::reader::Result;
-use crate::gguf::value::{Array, Value};
+use crate::gguf::value::{Array, Pairs, Value};
 use crate::tokenizer::sentencepiece::{Normalizer, Piece, PieceKind, PiecesKind};
 use crate::tokenizer::{AddedToken, Conventions, Pieces, SentencePiece, SpacePrefix};
 use crate::{Error, Tokenizer};
@@ -93,7 +93,7 @@ pub(super) fn read(metadata: &Metadata<'_>, algorithm: PiecesKind) -> Result<Tok
 ///
 /// # Errors
 /// The tokenizer does something that these keys cannot express.
-pub(super) fn to_metadata(tokenizer: &SentencePiece, vocab_size: usize) -> crate::Result<Vec<(String, Value)>> {
+pub(super) fn to_metadata(tokenizer: &SentencePiece, vocab_size: usize) -> crate::Result<Pairs> {
     let (model, conventions) = (tokenizer.pieces(), tokenizer.conventions());
     let refused = [
         (model.space_as_suffix, "puts its space after the text"),
