@@ -15,7 +15,7 @@
 //! | Q5_K | 256 | 176 | d, dmin, 8 x (s, m) in 6 bits, 256 fifth bits, 128 nibble pairs | d s q - dmin m |
 //! | Q6_K | 256 | 210 | 128 nibble pairs, 64 x 4 upper bits, 16 x i8 s, d | d s (q - 32) |
 //!
-//! Quantising chooses scales that make the weighted squared error small ([`mod@search`]).
+//! Quantising chooses scales that make the weighted squared error small (`search.rs`).
 
 mod k;
 mod legacy;
