@@ -30,6 +30,7 @@ pub mod score;
 pub mod sequence;
 mod state;
 pub mod step;
+mod stored;
 
 pub use budget::Need;
 pub use error::{Error, Result};

@@ -1,11 +1,12 @@
 //! A checkpoint made ready for the row pass.
 
 use crate::exit::ExitGate;
+use crate::stored::{self, Embedding};
 use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
 use parloop_kernels::weights::WeightsError;
 use parloop_kernels::{Pool, WeightType, Weights};
-use parloop_model::{Block, Checkpoint, DType, GateKind, ModelConfig, Stops, Tokenizer, rope, tensors};
+use parloop_model::{Block, Checkpoint, GateKind, ModelConfig, Stops, Tokenizer, rope, tensors};
 use std::sync::Arc;
 
 /// The gate of G-SWA in one layer.
@@ -60,7 +61,7 @@ pub struct Model {
     config: ModelConfig,
     tokenizer: Option<Tokenizer>,
     stops: Stops,
-    pub(crate) embedding: Weights,
+    pub(crate) embedding: Embedding,
     pub(crate) layers: Arc<Vec<Layer>>,
     pub(crate) final_norm: Vec<f32>,
     pub(crate) head: Weights,
@@ -77,7 +78,7 @@ fn rotation(config: &ModelConfig) -> Rope {
 pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
 
 impl Model {
-    /// Takes over a checkpoint's weights in the types it has (f16 becomes f32).
+    /// Takes over a checkpoint's weights in the types it has, or the nearest (f16 becomes f32, most block types q8).
     ///
     /// # Errors
     /// A tensor is missing or of the wrong size.
@@ -108,28 +109,12 @@ impl Model {
                 }),
             }
         };
-        let in_place = |name: &str| -> Result<Weights> {
-            let tensor = checkpoint.tensor(name)?;
-            let (outputs, inputs) = (tensor.shape[0], tensor.shape.get(1).copied().unwrap_or(1));
-            let (owner, range) = tensor.shared();
-            let weights = match tensor.dtype {
-                DType::F32 => Weights::in_place(WeightType::F32, outputs, inputs, owner, range),
-                DType::BF16 => Weights::in_place(WeightType::Bf16, outputs, inputs, owner, range),
-                // bf16 would lose three bits of an f16's fraction, so it becomes f32.
-                DType::F16 => Weights::from_f32(outputs, inputs, &tensor.to_f32()),
-            };
-            weights.map_err(|source| Error::Weights { name: name.into(), source })
-        };
         let total = 7 * config.num_hidden_layers + 1;
         let mut done = 0;
         let mut matrix = |name: &str| -> Result<Weights> {
-            let weights = in_place(name)?;
-            // Converting looks at every weight; what stays as it is must be looked through here.
-            let ready = match kind.filter(|kind| *kind != weights.kind()) {
-                None => weights.check_finite(pool).map(|()| weights),
-                Some(kind) => weights.convert(kind, pool),
-            };
-            let weights = ready.map_err(|source| Error::Weights { name: name.into(), source })?;
+            let tensor = checkpoint.tensor(name)?;
+            let weights = stored::matrix(tensor, kind.unwrap_or(stored::nearest(tensor.dtype)), pool)
+                .map_err(|source| Error::Weights { name: name.into(), source })?;
             done += 1;
             progress(done, total);
             Ok(weights)
@@ -191,7 +176,7 @@ impl Model {
         let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             head: matrix(if config.tie_word_embeddings { tensors::EMBEDDING } else { tensors::HEAD })?,
-            embedding: in_place(tensors::EMBEDDING)?,
+            embedding: Embedding::Stored(checkpoint.tensor(tensors::EMBEDDING)?.clone()),
             layers: Arc::new(layers),
             final_norm: vector(tensors::FINAL_NORM)?,
             rope: rotation(&config),
@@ -252,7 +237,7 @@ impl Model {
         };
         let memory = |e| Error::Machine(format!("there is not enough memory for the random weights: {e}"));
         Ok(Self {
-            embedding: Weights::random(WeightType::Bf16, config.vocab_size, d, 9).map_err(memory)?,
+            embedding: Embedding::Random(Weights::random(WeightType::Bf16, config.vocab_size, d, 9).map_err(memory)?),
             layers: Arc::new(
                 (0..config.num_hidden_layers).map(layer).collect::<std::io::Result<Vec<_>>>().map_err(memory)?,
             ),
@@ -315,9 +300,9 @@ impl Model {
         self.tokenizer.as_ref()
     }
 
-    /// The type of the matrices.
+    /// The type of the layers' matrices; the head may have another.
     pub fn weight_type(&self) -> WeightType {
-        self.head.kind()
+        self.layers[0].ff_up.kind()
     }
 
     /// Number of weights in matrices: each is one multiply and add for a row.

@@ -111,6 +111,22 @@ fn rounded(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [i8; BLOCK] {
 
 /// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
 pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
+    pack_blocks(bits, rows.len(), inputs, out, |o, b| {
+        let mut x = [0.0; BLOCK];
+        x.copy_from_slice(&rows[o][b * BLOCK..][..BLOCK]);
+        quantize(bits, &x)
+    });
+}
+
+/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives scale and
+/// values of block `b` of output `o`, values from -128 to 127 or -8 to 7.
+pub fn pack_blocks(
+    bits: Bits,
+    outputs: usize,
+    inputs: usize,
+    out: &mut [u8],
+    block: impl Fn(usize, usize) -> (f16, [i8; BLOCK]),
+) {
     for (s, out) in out.chunks_exact_mut(bits.super_bytes()).enumerate() {
         out.fill(0);
         let (scales, values) = out.split_at_mut(SCALES);
@@ -121,10 +137,8 @@ pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
             if first >= inputs {
                 continue;
             }
-            for (o, row) in rows.iter().enumerate() {
-                let mut x = [0.0; BLOCK];
-                x.copy_from_slice(&row[first..first + BLOCK]);
-                let (scale, quants) = quantize(bits, &x);
+            for o in 0..outputs {
+                let (scale, quants) = block(o, first / BLOCK);
                 scales[2 * (b * OUTPUTS + o)..][..2].copy_from_slice(&scale.to_le_bytes());
                 let values = &mut values[b * bits.block_bytes()..];
                 for (i, q) in quants.into_iter().enumerate() {

@@ -165,65 +165,109 @@ impl Weights {
     /// # Errors
     /// The width is not a multiple of 32 though the type needs it, or a weight is not a finite number.
     pub fn convert(&self, kind: WeightType, pool: &mut Pool) -> Result<Self, WeightsError> {
-        if kind == self.kind {
-            return Ok(self.clone());
+        match kind == self.kind {
+            true => Ok(self.clone()),
+            false => Self::from_rows(kind, self.outputs, self.inputs, pool, |i, out| self.row(i, out)),
         }
-        if kind.bits().is_some() && !self.inputs.is_multiple_of(quant::BLOCK) {
-            return Err(WeightsError::Blocks { kind: kind.name(), inputs: self.inputs });
+    }
+
+    /// A matrix whose row `i` is what `row(i, out)` writes, converted by all threads of the pool.
+    ///
+    /// # Errors
+    /// As [`Weights::convert`].
+    pub fn from_rows(
+        kind: WeightType,
+        outputs: usize,
+        inputs: usize,
+        pool: &mut Pool,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self, WeightsError> {
+        Self::from_tiles(kind, outputs, inputs, pool, |tile, out| {
+            let mut rows = vec![vec![0.0; inputs]; tile.len()];
+            for (values, i) in rows.iter_mut().zip(tile) {
+                row(i, values);
+                if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+                    return Err(WeightsError::NotFinite { row: i, index, value: values[index] });
+                }
+            }
+            let elements = rows.iter().flatten();
+            match kind.bits() {
+                Some(bits) => {
+                    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                    quant::pack(bits, &rows, inputs, out);
+                }
+                None if kind == WeightType::F32 => {
+                    out.chunks_exact_mut(4).zip(elements).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
+                }
+                None => {
+                    let halves = elements.map(|v| f32_to_bf16(*v));
+                    out.chunks_exact_mut(2).zip(halves).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// A matrix of blocks that are already quantised: `block(i, b)` gives scale and values of block `b` of row `i`, the
+    /// values from -127 to 127 or -8 to 7. Nothing is rounded.
+    ///
+    /// # Errors
+    /// As [`Weights::convert`]; a scale stands for all weights of its block.
+    pub fn from_blocks(
+        bits: Bits,
+        outputs: usize,
+        inputs: usize,
+        pool: &mut Pool,
+        block: impl Fn(usize, usize) -> (half::f16, [i8; quant::BLOCK]) + Sync,
+    ) -> Result<Self, WeightsError> {
+        let kind = if bits == Bits::Eight { WeightType::Q8 } else { WeightType::Q4 };
+        Self::from_tiles(kind, outputs, inputs, pool, |tile, out| {
+            let bad = std::cell::Cell::new(None);
+            quant::pack_blocks(bits, tile.len(), inputs, out, |o, b| {
+                let (scale, values) = block(tile.start + o, b);
+                if !scale.is_finite() {
+                    bad.set(Some((tile.start + o, b * quant::BLOCK, scale.to_f32())));
+                }
+                (scale, values)
+            });
+            match bad.into_inner() {
+                Some((row, index, value)) => Err(WeightsError::NotFinite { row, index, value }),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// A matrix made tile by tile, each of 16 rows and by one thread: `fill(rows, out)` writes a tile.
+    fn from_tiles(
+        kind: WeightType,
+        outputs: usize,
+        inputs: usize,
+        pool: &mut Pool,
+        fill: impl Fn(std::ops::Range<usize>, &mut [u8]) -> Result<(), WeightsError> + Sync,
+    ) -> Result<Self, WeightsError> {
+        if kind.bits().is_some() && !inputs.is_multiple_of(quant::BLOCK) {
+            return Err(WeightsError::Blocks { kind: kind.name(), inputs });
         }
-        let mut out = Memory::new(kind.bytes(self.outputs, self.inputs)).map_err(WeightsError::Memory)?;
-        let tile_bytes = OUTPUTS * kind.row_bytes(self.inputs);
+        let total = kind.bytes(outputs, inputs);
+        let mut out = Memory::new(total).map_err(WeightsError::Memory)?;
+        let tile_bytes = OUTPUTS * kind.row_bytes(inputs);
         let failed = std::sync::Mutex::new(None);
         {
             let shared = SharedMut::new(out.bytes_mut());
-            let total = kind.bytes(self.outputs, self.inputs);
-            pool.run(self.outputs.div_ceil(OUTPUTS), |tile| {
-                let outputs = tile * OUTPUTS..((tile + 1) * OUTPUTS).min(self.outputs);
+            pool.run(outputs.div_ceil(OUTPUTS), |tile| {
+                let rows = tile * OUTPUTS..((tile + 1) * OUTPUTS).min(outputs);
                 let start = tile * tile_bytes;
                 // SAFETY: each tile has its own part of the result.
                 let part = unsafe { shared.slice(start, tile_bytes.min(total - start)) };
-                if let Err(e) = self.convert_tile(kind, outputs, part) {
+                if let Err(e) = fill(rows, part) {
                     *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(e);
                 }
             });
         }
         match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => {
-                let range = 0..kind.bytes(self.outputs, self.inputs);
-                Self::in_place(kind, self.outputs, self.inputs, Arc::new(out), range)
-            }
+            None => Self::in_place(kind, outputs, inputs, Arc::new(out), 0..total),
         }
-    }
-
-    fn convert_tile(
-        &self,
-        kind: WeightType,
-        outputs: std::ops::Range<usize>,
-        out: &mut [u8],
-    ) -> Result<(), WeightsError> {
-        let mut rows = vec![vec![0.0; self.inputs]; outputs.len()];
-        for (row, i) in rows.iter_mut().zip(outputs) {
-            self.row(i, row);
-            if let Some(index) = row.iter().position(|v| !v.is_finite()) {
-                return Err(WeightsError::NotFinite { row: i, index, value: row[index] });
-            }
-        }
-        let elements = rows.iter().flatten();
-        match kind.bits() {
-            Some(bits) => {
-                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                quant::pack(bits, &rows, self.inputs, out);
-            }
-            None if kind == WeightType::F32 => {
-                out.chunks_exact_mut(4).zip(elements).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
-            }
-            None => {
-                let halves = elements.map(|v| f32_to_bf16(*v));
-                out.chunks_exact_mut(2).zip(halves).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
-            }
-        }
-        Ok(())
     }
 
     /// Looks through every weight of a dense matrix with all threads, at about the speed of reading it.

@@ -1,5 +1,5 @@
-//! Checkpoint folders in Hugging Face layout: `config.json`, safetensors (one file, or shards with an index), and the
-//! tokenizer's files.
+//! Checkpoints: folders in Hugging Face layout (`config.json`, safetensors in one file or in shards with an index, the
+//! tokenizer's files), or a single GGUF file ([`crate::gguf`]).
 //!
 //! A checkpoint is untrusted input. Everything that its headers claim is checked against the files and against
 //! [the tensors expected](crate::tensors::expected) before anything is viewed; after [`Checkpoint::open`] every one of
@@ -14,80 +14,14 @@ pub use write::{CheckpointWriter, TensorCopy, TensorData, ToWrite};
 
 use crate::chat::ChatSource;
 use crate::family::{self, Family};
-use crate::{ChatTemplate, Error, GenerationDefaults, ModelConfig, Result, Stops, Tokenizer};
+use crate::{ChatTemplate, Error, GenerationDefaults, ModelConfig, Result, Stops, Tokenizer, gguf};
+pub use crate::{DType, Tensor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes that several owners may read: a mapped file, a part of the program, or memory.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
-/// Element types that a checkpoint may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of an F32.
-    BF16,
-}
-
-impl DType {
-    /// Bytes of an element.
-    pub fn size(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-
-    /// The name as `parloop inspect` and `torch_dtype` show it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::F16 => "float16",
-            Self::BF16 => "bfloat16",
-        }
-    }
-}
-
-/// A tensor inside a checkpoint: a window into shared bytes, nothing copied.
-#[derive(Clone)]
-pub struct Tensor {
-    /// Type of the elements.
-    pub dtype: DType,
-    /// Row-major shape.
-    pub shape: Vec<usize>,
-    source: SharedBytes,
-    start: usize,
-    end: usize,
-}
-
-impl Tensor {
-    /// The little-endian bytes, `shape` product x `dtype` size of them.
-    pub fn bytes(&self) -> &[u8] {
-        &(*self.source).as_ref()[self.start..self.end]
-    }
-
-    /// The bytes' owner and the place of this tensor in it, for in-place use.
-    pub fn shared(&self) -> (SharedBytes, std::ops::Range<usize>) {
-        (self.source.clone(), self.start..self.end)
-    }
-
-    /// The elements as f32, copied.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let bytes = self.bytes();
-        match self.dtype {
-            DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            DType::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        }
-    }
-}
-
-impl std::fmt::Debug for Tensor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor({} {:?})", self.dtype.name(), self.shape)
-    }
-}
 
 /// An opened checkpoint: configuration, tokenizer and checked tensors.
 #[derive(Debug)]
@@ -126,13 +60,18 @@ impl TextSettings {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint folder, or the newest `checkpoint-N` below a training folder.
+    /// Opens a checkpoint folder, the newest `checkpoint-N` below a training folder, or a GGUF file.
     ///
     /// # Errors
     /// A file is missing, cut, too large or inconsistent, or a tensor is missing, superfluous, or of another type or
     /// shape than the configuration says; the message names the file or tensor.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let folder = &resolve(folder)?;
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            let file = gguf::read(path)?;
+            let model = Self::new(file.config, file.family, file.tensors, file.tokenizer)?;
+            return Ok(Self { path: Some(path.to_owned()), settings: file.settings, ..model });
+        }
+        let folder = &resolve(path)?;
         let (config, family) = family::read(folder)?;
         let found = files::open_folder(folder)?;
         let tokenizer = Tokenizer::read(folder, &config)?;
@@ -164,12 +103,10 @@ impl Checkpoint {
         config.validate()?;
         let mut found = HashMap::new();
         for (name, shape, values) in values {
-            if Some(values.len()) != shape.iter().try_fold(1usize, |n, s| n.checked_mul(*s)) {
+            let Some(tensor) = Tensor::from_f32(shape.clone(), values) else {
                 return Err(Error::tensor(&name, format!("has {} elements, its shape is {shape:?}", values.len())));
-            }
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let end = bytes.len();
-            found.insert(name, Tensor { dtype: DType::F32, shape, source: Arc::new(bytes), start: 0, end });
+            };
+            found.insert(name, tensor);
         }
         let family = family::named(&config.model_type)?;
         Self::new(config, family, found, tokenizer)
@@ -237,7 +174,7 @@ impl Checkpoint {
         Stops::new(&self.config, generation, self.tokenizer.as_ref(), eos_token.as_deref(), template)
     }
 
-    /// The folder that was opened, after resolving a training folder; `None` for a model in memory.
+    /// The folder or file that was opened, after resolving a training folder; `None` for a model in memory.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
@@ -257,10 +194,10 @@ impl Checkpoint {
 /// There is no such folder, or no model in it.
 pub fn resolve(folder: &Path) -> Result<PathBuf> {
     if !folder.exists() {
-        return Err(Error::file(folder, "does not exist; expected a checkpoint folder"));
+        return Err(Error::file(folder, "does not exist; expected a checkpoint folder or a GGUF file"));
     }
     if !folder.is_dir() {
-        return Err(Error::file(folder, "is a file; expected a checkpoint folder with config.json and *.safetensors"));
+        return Err(Error::file(folder, "is neither a folder nor a regular file; expected a checkpoint"));
     }
     if folder.join("config.json").exists() {
         return Ok(folder.to_owned());

@@ -165,16 +165,21 @@ impl RopeScaling {
 }
 
 /// YaRN's attention factor: `0.1 m ln(factor) + 1`.
-fn sharpness(factor: f32, m: f32) -> f32 {
+pub(crate) fn sharpness(factor: f32, m: f32) -> f32 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
 }
 
 /// The angle by which each pair (i, i + D/2) turns from one position to the next, `[D/2]`, and the factor by which
 /// the rotated vectors are multiplied.
 pub fn frequencies(config: &ModelConfig) -> (Vec<f64>, f32) {
-    let (half, theta) = (config.head_dim / 2, f64::from(config.rope_theta));
+    scaled(config.head_dim, config.rope_theta, config.block.rope_scaling)
+}
+
+/// [`frequencies`] of heads of D = `head_dim`.
+pub(crate) fn scaled(head_dim: usize, theta: f32, scaling: Option<RopeScaling>) -> (Vec<f64>, f32) {
+    let (half, theta) = (head_dim / 2, f64::from(theta));
     let plain = (0..half).map(|i| theta.powf(-(i as f64) / half as f64));
-    match config.block.rope_scaling {
+    match scaling {
         None => (plain.collect(), 1.0),
         Some(RopeScaling::Linear { factor }) => (plain.map(|f| f / f64::from(factor)).collect(), 1.0),
         Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => {
@@ -204,7 +209,7 @@ pub fn frequencies(config: &ModelConfig) -> (Vec<f64>, f32) {
             if truncate {
                 (first, last) = (first.floor(), last.ceil());
             }
-            (first, last) = (first.max(0.0), last.min((config.head_dim - 1) as f64));
+            (first, last) = (first.max(0.0), last.min((head_dim - 1) as f64));
             if first == last {
                 last += 0.001;
             }

@@ -40,7 +40,7 @@ fn written_checkpoints_read_back_in_every_type_single_and_sharded() {
             let round = |v: f32| match dtype {
                 DType::F32 => v,
                 DType::F16 => half::f16::from_f32(v).to_f32(),
-                DType::BF16 => half::bf16::from_f32(v).to_f32(),
+                _ => half::bf16::from_f32(v).to_f32(),
             };
             let expected: Vec<f32> = source.tensor(&spec.name).unwrap().to_f32().into_iter().map(round).collect();
             assert_eq!(found.to_f32(), expected, "{}", spec.name);

@@ -29,6 +29,7 @@ pub enum Command {
     Bench(crate::commands::bench::Bench),
     Inspect(Inspect),
     Convert(Convert),
+    Quantize(Quantize),
     Completions(Completions),
 }
 
@@ -261,6 +262,55 @@ impl DTypeArg {
     }
 }
 
+/// Write a model as one GGUF file, its matrices in a type of choice
+///
+/// A plain transformer becomes a file of architecture `llama`, which llama.cpp opens too; a looped model becomes one of
+/// architecture `parloop`, which holds its recipe and which other engines refuse. Norms, gates and biases stay f32;
+/// for types below 6 bits the output head is stored as q6_k. docs/gguf.md has the details.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  parloop quantize out/plt2 plt2.gguf --type q8_0
+  parloop quantize out/plt2 plt2-q4.gguf --type q4_k
+  parloop quantize model.gguf smaller.gguf --type q4_0      from one GGUF file to another
+  parloop run plt2.gguf -p 'Once'
+
+Types, in bits a weight: f32, f16 and bf16 (16), q8_0 (8.5), q6_k (6.6), q5_1 (6), q5_k and q5_0 (5.5), q4_1 (5),
+q4_k and q4_0 (4.5). Rows of a matrix that are no whole number of the type's blocks (256 weights for q4_k, q5_k and
+q6_k, otherwise 32) are stored as q5_0, q5_1, q8_0 or f16 instead; the command says which.")]
+pub struct Quantize {
+    /// Folder or GGUF file of the model
+    pub model: PathBuf,
+    /// File to be written
+    pub out: PathBuf,
+    /// Type of the matrices
+    #[arg(long = "type", value_name = "TYPE", value_parser = stored_type)]
+    pub dtype: parloop_model::DType,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// A type by the name that `parloop quantize` gives it.
+fn stored_type(text: &str) -> Result<parloop_model::DType, String> {
+    let all = parloop_model::DType::ALL;
+    all.into_iter().find(|kind| short_name(*kind) == text).ok_or_else(|| {
+        let names: Vec<&str> = all.into_iter().map(short_name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// The name by which `parloop quantize` takes a type.
+pub fn short_name(kind: parloop_model::DType) -> &'static str {
+    match kind {
+        parloop_model::DType::F32 => "f32",
+        parloop_model::DType::F16 => "f16",
+        parloop_model::DType::BF16 => "bf16",
+        other => other.name(),
+    }
+}
+
 /// Print a completion script for a shell
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  parloop completions bash > ~/.local/share/bash-completion/completions/parloop")]
@@ -272,7 +322,7 @@ pub struct Completions {
 /// Which model.
 #[derive(Debug, ClapArgs)]
 pub struct Model {
-    /// Folder of a model, or of a training run (its newest checkpoint); without it, the built-in model
+    /// Folder of a model or of a training run (its newest checkpoint), or a GGUF file; without it, the built-in model
     pub model: Option<PathBuf>,
 }
 

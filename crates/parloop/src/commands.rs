@@ -5,6 +5,7 @@ mod chat;
 mod convert;
 mod demo;
 mod inspect;
+mod quantize;
 mod run;
 mod score;
 mod state;
@@ -46,6 +47,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Bench(args) => bench::bench(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Convert(args) => convert::convert(&args),
+        Command::Quantize(args) => quantize::quantize(&args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "parloop", &mut script);
@@ -63,7 +65,8 @@ fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
 
 /// A checkpoint's model, converted to a weight type if one is given; a bar shows longer conversions.
 fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, threads: usize) -> Result<Model> {
-    let bar = kind.map(|_| indicatif::ProgressBar::new(0).with_message("converting weights"));
+    let converts = kind.is_some() || checkpoint.path().is_some_and(Path::is_file);
+    let bar = converts.then(|| indicatif::ProgressBar::new(0).with_message("converting weights"));
     let model = Model::load(checkpoint, kind, &mut Pool::new(threads), &mut |done, all| {
         if let Some(bar) = &bar {
             bar.set_length(all as u64);
@@ -91,7 +94,7 @@ fn print_profile(engine: &Engine) {
 fn tokenizer(checkpoint: &Checkpoint) -> Result<&Tokenizer> {
     checkpoint.tokenizer().with_context(|| {
         let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
-        format!("{name} has neither tokenizer.json nor tokenizer.model, so it cannot take or give text: use `parloop score --tokens IDS`")
+        format!("{name} has no tokenizer, so it cannot take or give text: use `parloop score --tokens IDS`")
     })
 }
 

@@ -105,6 +105,43 @@ fn convert_writes_what_score_reads() {
     assert_ne!(score(out), score(golden));
 }
 
+#[test]
+fn quantize_writes_one_file_that_every_command_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Golden::read("plt2").folder;
+    let (golden, out) = (golden.to_str().unwrap(), folder.path().join("plt2.gguf"));
+    let out = out.to_str().unwrap();
+    let quantize = |from: &str, to: &str, kind: &str| {
+        let done = parloop().args(["quantize", from, to, "--type", kind, "--force"]).assert().success();
+        text(&done.get_output().stderr)
+    };
+    let score = |model: &str| written(&["score", model, "--tokens", "1,2,3,4"]);
+    assert!(quantize(golden, out, "f32").contains("32.00 bits a weight"));
+    assert_eq!(score(out), score(golden), "the same numbers, looped as before");
+    let shown = written(&["inspect", out]);
+    assert!(shown.contains("2 loops") && shown.contains("plt_gate.weight"), "{shown}");
+    let back = folder.path().join("folder");
+    let back = back.to_str().unwrap();
+    parloop().args(["convert", out, "--type", "f32", "--out", back]).assert().success();
+    assert_eq!(score(back), score(golden));
+    // Rows of 24 and 40 are no whole blocks: the command says what became of them.
+    let said = quantize(golden, out, "q4_k");
+    assert!(said.contains("blk.0.attn_q.weight: rows of 24 are no whole blocks of q4_k, stored as f16"), "{said}");
+    assert!(written(&["inspect", out]).contains("float16"));
+    let loss = |model: &str| -> f64 {
+        let json: serde_json::Value = serde_json::from_str(&written(&["score", model, "--tokens", "1,2,3,4"])).unwrap();
+        json["loss"].as_f64().unwrap()
+    };
+    assert!((loss(out) - loss(golden)).abs() < 0.1, "{} {}", loss(out), loss(golden));
+    refused(&["quantize", golden, out, "--type", "q8_0"], "--force");
+    refused(&["quantize", golden, out, "--type", "q3_k"], "q4_k");
+    refused(&["quantize", out, out, "--type", "q8_0", "--force"], "itself");
+    refused(&["quantize", golden, back, "--type", "q8_0", "--force"], "folder");
+    refused(&["quantize", "nowhere", out, "--type", "q8_0", "--force"], "nowhere");
+    std::fs::write(out, "GGUF?").unwrap();
+    refused(&["run", out, "-p", "a"], "plt2.gguf");
+}
+
 #[cfg(all(unix, feature = "train"))]
 #[test]
 fn training_stops_on_ctrl_c_with_a_checkpoint_and_goes_on_from_it() {

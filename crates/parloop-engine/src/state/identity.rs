@@ -18,7 +18,8 @@ const ROWS: usize = 16;
 pub(super) fn identity(model: &Model) -> String {
     let mut hash = Hasher::new();
     hash.write(model.config().to_json().as_bytes());
-    matrix(&mut hash, &model.embedding);
+    let embedding = &model.embedding;
+    rows(&mut hash, embedding.type_name(), embedding.shape(), |i, out| embedding.row(i, out));
     // Written out in full, so that a new tensor cannot be forgotten here.
     for layer in model.layers.iter() {
         let Layer { input_norm, q, k, v, o, gate, post_norm, ff_gate, ff_up, ff_down, biases, sandwich } = layer;
@@ -48,11 +49,14 @@ fn vector(hash: &mut Hasher, values: &[f32]) {
 }
 
 fn matrix(hash: &mut Hasher, weights: &Weights) {
-    let (outputs, inputs) = (weights.outputs(), weights.inputs());
-    hash.write(format!("{} {outputs} {inputs}", weights.kind().name()).as_bytes());
+    rows(hash, weights.kind().name(), [weights.outputs(), weights.inputs()], |i, out| weights.row(i, out));
+}
+
+fn rows(hash: &mut Hasher, kind: &str, [outputs, inputs]: [usize; 2], read: impl Fn(usize, &mut [f32])) {
+    hash.write(format!("{kind} {outputs} {inputs}").as_bytes());
     let mut row = vec![0.0; inputs];
     for i in 0..ROWS.min(outputs) {
-        weights.row(i * (outputs - 1) / (ROWS - 1).min(outputs - 1).max(1), &mut row);
+        read(i * (outputs - 1) / (ROWS - 1).min(outputs - 1).max(1), &mut row);
         vector(hash, &row);
     }
 }

@@ -106,8 +106,10 @@ pub(super) fn add_tensors(path: &Path, bytes: SharedBytes, into: &mut HashMap<St
             Dtype::BF16 => DType::BF16,
             other => return Err(Error::tensor(&name, format!("has type {other:?}, expected F32, F16 or BF16"))),
         };
-        let (start, end) = (base + info.data_offsets.0, base + info.data_offsets.1);
-        let tensor = Tensor { dtype, shape: info.shape.clone(), source: bytes.clone(), start, end };
+        let range = base + info.data_offsets.0..base + info.data_offsets.1;
+        let Some(tensor) = Tensor::new(dtype, info.shape.clone(), bytes.clone(), range) else {
+            return Err(Error::tensor(&name, format!("has shape {:?}, which its bytes do not hold", info.shape)));
+        };
         if into.insert(name.clone(), tensor).is_some() {
             return Err(Error::tensor(&name, format!("stands in two files; one of them is {}", path.display())));
         }

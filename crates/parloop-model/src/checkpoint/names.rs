@@ -32,7 +32,7 @@ impl fmt::Display for Mismatch {
         } else if let Some((name, what)) = self.misshapen.first() {
             write!(f, "tensor {name}: {what}")?;
         } else if let Some(name) = self.unknown.first() {
-            write!(f, "tensor {name}: is not part of the model that config.json describes")?;
+            write!(f, "tensor {name}: is not part of the model that the configuration describes")?;
         }
         let all = self.missing.len() + self.misshapen.len() + self.unknown.len();
         if all > 1 {

@@ -2,6 +2,7 @@
 //! only when it is whole.
 
 use super::{DType, Tensor, files};
+use crate::gguf::blocks;
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use std::borrow::Cow;
@@ -76,7 +77,7 @@ impl ToWrite for TensorCopy<'_> {
     }
     fn bytes(&self) -> Cow<'_, [u8]> {
         match self.tensor.dtype == self.dtype {
-            true => Cow::Borrowed(self.tensor.bytes()),
+            true => self.tensor.bytes(),
             false => Cow::Owned(rounded(&self.tensor.to_f32(), self.dtype)),
         }
     }
@@ -87,11 +88,9 @@ impl ToWrite for TensorCopy<'_> {
 }
 
 fn rounded(values: &[f32], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
-    }
+    let mut bytes = vec![0; dtype.row_bytes(values.len()).unwrap_or(0)];
+    blocks::encode(dtype, values, &mut bytes);
+    bytes
 }
 
 fn beyond_range(values: &[f32], dtype: DType) -> Option<f32> {
@@ -99,30 +98,44 @@ fn beyond_range(values: &[f32], dtype: DType) -> Option<f32> {
     values.iter().copied().filter(|_| dtype == DType::F16).find(large)
 }
 
-/// Bytes of a tensor once it is written.
+/// Bytes of a tensor of a plain type once it is written.
 fn size<T: ToWrite>(tensor: &T) -> usize {
-    tensor.shape().iter().product::<usize>() * tensor.dtype().size()
+    tensor.shape().iter().product::<usize>() * tensor.dtype().block().1
 }
 
 /// A tensor as the safetensors library takes it.
-struct AsView<'a, T>(&'a T);
+struct AsView<'a, T> {
+    tensor: &'a T,
+    dtype: Dtype,
+}
 
-impl<T: ToWrite> View for AsView<'_, T> {
-    fn dtype(&self) -> Dtype {
-        match self.0.dtype() {
+impl<'a, T: ToWrite> AsView<'a, T> {
+    fn new(tensor: &'a T) -> Result<Self> {
+        let dtype = match tensor.dtype() {
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
-        }
+            other => {
+                let message = format!("cannot stand in a safetensors file as {}; use bf16, f16 or f32", other.name());
+                return Err(Error::tensor(tensor.name(), message));
+            }
+        };
+        Ok(Self { tensor, dtype })
+    }
+}
+
+impl<T: ToWrite> View for AsView<'_, T> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
     }
     fn shape(&self) -> &[usize] {
-        self.0.shape()
+        self.tensor.shape()
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        self.0.bytes()
+        self.tensor.bytes()
     }
     fn data_len(&self) -> usize {
-        size(self.0)
+        size(self.tensor)
     }
 }
 
@@ -195,7 +208,7 @@ impl CheckpointWriter {
     /// The file cannot be written.
     pub fn tensors<T: ToWrite>(&self, name: &str, tensors: &[T]) -> Result<()> {
         let path = self.temporary.join(name);
-        let views = tensors.iter().map(|t| (t.name(), AsView(t)));
+        let views = tensors.iter().map(|t| Ok((t.name(), AsView::new(t)?))).collect::<Result<Vec<_>>>()?;
         for tensor in tensors {
             if let Some(value) = tensor.beyond_range() {
                 let message = format!("holds {value}, beyond the range of float16 (65504); use bfloat16 or float32");

@@ -36,32 +36,33 @@ fn memory(config: &ModelConfig, kind: KvType, tokens: usize) -> (usize, usize) {
 
 fn weights(checkpoint: &Checkpoint) -> Result<usize> {
     let sizes: Result<Vec<usize>, _> =
-        tensors::expected(checkpoint.config()).iter().map(|s| Ok(checkpoint.tensor(&s.name)?.bytes().len())).collect();
+        tensors::expected(checkpoint.config()).iter().map(|s| Ok(checkpoint.tensor(&s.name)?.byte_len())).collect();
     sizes.map(|s| s.iter().sum()).map_err(|e: parloop_model::Error| e.into())
 }
 
-/// What a folder is meant to be, and which of its tensors do not fit.
-fn mismatched(folder: &Path, mismatch: &Mismatch, as_json: bool) -> Result<String> {
-    let folder = resolve(folder)?;
-    let (config, family) = family::read(&folder)?;
+/// What a folder is meant to be, and which of its tensors do not fit; of a GGUF file only the latter.
+fn mismatched(path: &Path, mismatch: &Mismatch, as_json: bool) -> Result<String> {
+    let meant = if path.is_file() { None } else { Some(family::read(&resolve(path)?)?) };
     if as_json {
         let with = |list: &[(String, String)]| -> serde_json::Map<String, serde_json::Value> {
             list.iter().map(|(name, what)| (name.clone(), what.clone().into())).collect()
         };
         let missing: Vec<&String> = mismatch.missing.iter().map(|(name, _)| name).collect();
         let object = serde_json::json!({
-            "config": config,
-            "family": family.model_type,
-            "recipe": config.recipe.describe(),
+            "config": meant.as_ref().map(|(config, _)| config),
+            "family": meant.as_ref().map(|(_, family)| family.model_type),
+            "recipe": meant.as_ref().map(|(config, _)| config.recipe.describe()),
             "missing": missing,
             "misshapen": with(&mismatch.misshapen),
             "unknown": mismatch.unknown,
         });
         return Ok(format!("{object}\n"));
     }
-    let mut text = format!("{}\n", folder.display());
-    writeln!(text, "  family      {}: {}", family.model_type, family.title)?;
-    writeln!(text, "  recipe      {}", config.recipe.describe())?;
+    let mut text = format!("{}\n", path.display());
+    if let Some((config, family)) = meant {
+        writeln!(text, "  family      {}: {}", family.model_type, family.title)?;
+        writeln!(text, "  recipe      {}", config.recipe.describe())?;
+    }
     for (name, shape) in &mismatch.missing {
         writeln!(text, "  missing     {name} {shape:?}")?;
     }

@@ -1,0 +1,127 @@
+//! A tensor of a checkpoint: a window into shared bytes, whatever its element type.
+
+use crate::DType;
+use crate::checkpoint::SharedBytes;
+use crate::gguf::blocks;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A tensor inside a checkpoint: a window into shared bytes, nothing copied.
+#[derive(Clone)]
+pub struct Tensor {
+    /// Type of the elements.
+    pub dtype: DType,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    source: SharedBytes,
+    start: usize,
+    end: usize,
+    /// D if the rows of each head of D are stored in pairs ([`stored_row`]), otherwise 0.
+    paired: usize,
+}
+
+/// Where row `i` of a query or key projection stands when heads of `head` rows are stored for rotary embedding of
+/// neighbours: first half and second half alternate. Row h D + s D/2 + j stands at h D + 2 j + s, s in {0, 1}.
+pub fn stored_row(i: usize, head: usize) -> usize {
+    let (first, within, half) = (i / head * head, i % head, head / 2);
+    first + 2 * (within % half) + within / half
+}
+
+impl Tensor {
+    /// The tensor that lies in `source` at `range`; `None` unless the range lies inside it and holds exactly the
+    /// bytes of that shape, with whole blocks in every row.
+    pub fn new(dtype: DType, shape: Vec<usize>, source: SharedBytes, range: Range<usize>) -> Option<Self> {
+        let rows = shape.iter().rev().skip(1).try_fold(1usize, |n, s| n.checked_mul(*s))?;
+        let bytes = dtype.row_bytes(shape.last().copied().unwrap_or(1))?.checked_mul(rows)?;
+        let found = (*source).as_ref().get(range.clone())?.len();
+        (bytes == found).then_some(Self { dtype, shape, source, start: range.start, end: range.end, paired: 0 })
+    }
+
+    /// A tensor of f32 values in memory; `None` if the shape does not hold exactly these.
+    pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> Option<Self> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let range = 0..bytes.len();
+        Self::new(DType::F32, shape, Arc::new(bytes), range)
+    }
+
+    /// The same tensor, its rows read as those of heads of `head` rows that are stored in pairs ([`stored_row`]).
+    /// `None` unless the heads are of even size and fill the tensor.
+    pub(crate) fn paired(self, head: usize) -> Option<Self> {
+        (head > 0 && head.is_multiple_of(2) && self.rows().is_multiple_of(head))
+            .then_some(Self { paired: head, ..self })
+    }
+
+    /// Rows of the tensor; a vector is one row.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Bytes of the whole tensor.
+    pub fn byte_len(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn stored(&self) -> &[u8] {
+        &(*self.source).as_ref()[self.start..self.end]
+    }
+
+    /// The stored bytes of row `i`.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Tensor::rows`].
+    pub fn row_bytes(&self, i: usize) -> &[u8] {
+        let size = self.byte_len() / self.rows();
+        let i = if self.paired > 0 { stored_row(i, self.paired) } else { i };
+        &self.stored()[i * size..(i + 1) * size]
+    }
+
+    /// Writes row `i` as f32 to `out`.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Tensor::rows`] or `out` is not [`Tensor::width`] long.
+    pub fn row(&self, i: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.width(), "length of a row");
+        blocks::decode(self.dtype, self.row_bytes(i), out);
+    }
+
+    /// The bytes of all rows in order, copied only if the file has them in another order.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self.paired {
+            0 => Cow::Borrowed(self.stored()),
+            _ => Cow::Owned((0..self.rows()).flat_map(|i| self.row_bytes(i)).copied().collect()),
+        }
+    }
+
+    /// The bytes' owner and the place of this tensor in it, for in-place use; copied only if the file has the rows in
+    /// another order.
+    pub fn shared(&self) -> (SharedBytes, Range<usize>) {
+        match self.bytes() {
+            Cow::Borrowed(_) => (self.source.clone(), self.start..self.end),
+            Cow::Owned(bytes) => {
+                let range = 0..bytes.len();
+                (Arc::new(bytes), range)
+            }
+        }
+    }
+
+    /// The elements as f32, copied.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows() * self.width()];
+        if self.width() > 0 {
+            values.chunks_exact_mut(self.width()).enumerate().for_each(|(i, row)| self.row(i, row));
+        }
+        values
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({} {:?})", self.dtype.name(), self.shape)
+    }
+}
