@@ -4,16 +4,18 @@
 //! |---|---|---|
 //! | 8-bit | -127 to 127, times an f16 scale | 8.5 |
 //! | 4-bit | -8 to 7, times an f16 scale | 4.5 |
+//! | 4-bit with minimum | 0 to 15, times an f16 scale, plus an f16 minimum | 5 |
 //!
 //! Packed for rows: 16 outputs side by side, so that one vector holds four inputs of each of 16 outputs and a product
 //! needs no sum across lanes. A [`SUPER`]block covers 64 inputs of 16 outputs:
 //!
 //! - 64 bytes: f16 scales, `[2 blocks][16 outputs]`
+//! - with minimum: 64 bytes of f16 minima, in the same order
 //! - 8-bit: `[2 blocks][8 groups][16 outputs][4 inputs]` bytes, weight + 128
 //! - 4-bit: `[2 blocks][4 pairs][16 outputs][4 inputs]` bytes; the lower nibble holds group j, the upper one group
-//!   j + 4, weight + 8
+//!   j + 4, weight + 8 (with minimum: the value from 0 to 15)
 //!
-//! Outputs are padded to 16 and inputs to 64 with zero scales.
+//! Outputs are padded to 16 and inputs to 64 with zero scales and minima.
 
 use half::f16;
 
@@ -35,19 +37,59 @@ pub enum Bits {
     Eight,
     /// 4 bits.
     Four,
+    /// 4 bits and a minimum.
+    FourMin,
+}
+
+/// A block of 32 quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quants {
+    /// What a step of a value is worth.
+    pub scale: f16,
+    /// What the value 0 stands for in [`Bits::FourMin`]; 0 in other types.
+    pub min: f16,
+    /// -127 to 127, -8 to 7, or 0 to 15.
+    pub values: [i8; BLOCK],
+}
+
+impl Quants {
+    /// The weights: `scale * value + min`.
+    pub fn weights(&self) -> [f32; BLOCK] {
+        let (scale, min) = (self.scale.to_f32(), self.min.to_f32());
+        self.values.map(|q| scale * f32::from(q) + min)
+    }
 }
 
 impl Bits {
     /// Bytes of a superblock.
     pub const fn super_bytes(self) -> usize {
-        SCALES + self.block_bytes() * 2
+        self.header() + self.block_bytes() * 2
+    }
+
+    /// Bytes of a superblock before its values.
+    pub const fn header(self) -> usize {
+        if self.has_min() { 2 * SCALES } else { SCALES }
+    }
+
+    /// Whether blocks have a minimum.
+    pub const fn has_min(self) -> bool {
+        matches!(self, Self::FourMin)
+    }
+
+    /// What is added to values so that they are stored without a sign.
+    pub const fn offset(self) -> i32 {
+        match self {
+            Self::Eight => 128,
+            Self::Four => 8,
+            Self::FourMin => 0,
+        }
     }
 
     /// Bytes of the values of a block of 32 inputs and 16 outputs.
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::Eight => BLOCK * OUTPUTS,
-            Self::Four => BLOCK * OUTPUTS / 2,
+            Self::Four | Self::FourMin => BLOCK * OUTPUTS / 2,
         }
     }
 
@@ -57,12 +99,52 @@ impl Bits {
     }
 }
 
-/// Quantises a block: the scale and the 32 values.
-pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    match bits {
+/// Quantises a block.
+pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> Quants {
+    let (scale, values) = match bits {
         Bits::Eight => eight(x),
         Bits::Four => four(x),
+        Bits::FourMin => return four_min(x),
+    };
+    Quants { scale, min: f16::ZERO, values }
+}
+
+/// Tries ranges around the one that just holds all weights, refits scale and minimum of each by least squares, and keeps
+/// the ones with the smallest squared error.
+fn four_min(x: &[f32; BLOCK]) -> Quants {
+    let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
+    let at = |scale: f32, min: f32| -> Quants {
+        let (scale, min) = (f16::from_f32(scale), f16::from_f32(min));
+        let values = rounded(&x.map(|v| v - min.to_f32()), scale.to_f32(), 0.0, 15.0);
+        Quants { scale, min, values }
+    };
+    let error = |q: &Quants| -> f32 { x.iter().zip(q.weights()).map(|(x, w)| (x - w).powi(2)).sum() };
+    let mut best = at(0.0, 0.5 * (low + high));
+    let mut least = error(&best);
+    for (cut_low, cut_high) in [(0.0, 0.0), (0.02, 0.02), (0.04, 0.0), (0.0, 0.04), (0.05, 0.05), (-0.02, -0.02)] {
+        let (from, to) = (low + cut_low * (high - low), high - cut_high * (high - low));
+        let first = at((to - from) / 15.0, from);
+        // Least squares of x = scale q + min over the values found.
+        let (mut q1, mut q2, mut x1, mut xq) = (0.0f32, 0.0f32, 0.0f32, 0.0f32);
+        for (x, q) in x.iter().zip(first.values.map(f32::from)) {
+            (q1, q2, x1, xq) = (q1 + q, q2 + q * q, x1 + x, xq + x * q);
+        }
+        let n = BLOCK as f32;
+        let spread = n * q2 - q1 * q1;
+        let refit = if spread > 0.0 {
+            let scale = (n * xq - q1 * x1) / spread;
+            at(scale, (x1 - scale * q1) / n)
+        } else {
+            first
+        };
+        for found in [first, refit] {
+            let e = error(&found);
+            if e < least {
+                (least, best) = (e, found);
+            }
+        }
     }
+    best
 }
 
 fn eight(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
@@ -118,37 +200,40 @@ pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
     });
 }
 
-/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives scale and
-/// values of block `b` of output `o`, values from -128 to 127 or -8 to 7.
-pub fn pack_blocks(
-    bits: Bits,
-    outputs: usize,
-    inputs: usize,
-    out: &mut [u8],
-    block: impl Fn(usize, usize) -> (f16, [i8; BLOCK]),
-) {
+/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
+/// output `o`.
+pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], block: impl Fn(usize, usize) -> Quants) {
     for (s, out) in out.chunks_exact_mut(bits.super_bytes()).enumerate() {
         out.fill(0);
-        let (scales, values) = out.split_at_mut(SCALES);
+        let (header, values) = out.split_at_mut(bits.header());
         // Padding must hold zero weights, not zero bytes.
-        values.fill(if bits == Bits::Eight { 128 } else { 0x88 });
+        values.fill(match bits {
+            Bits::Eight => 128,
+            Bits::Four => 0x88,
+            Bits::FourMin => 0,
+        });
         for b in 0..2 {
             let first = s * SUPER + b * BLOCK;
             if first >= inputs {
                 continue;
             }
             for o in 0..outputs {
-                let (scale, quants) = block(o, first / BLOCK);
-                scales[2 * (b * OUTPUTS + o)..][..2].copy_from_slice(&scale.to_le_bytes());
+                let quants = block(o, first / BLOCK);
+                let place = 2 * (b * OUTPUTS + o);
+                header[place..][..2].copy_from_slice(&quants.scale.to_le_bytes());
+                if bits.has_min() {
+                    header[SCALES + place..][..2].copy_from_slice(&quants.min.to_le_bytes());
+                }
                 let values = &mut values[b * bits.block_bytes()..];
-                for (i, q) in quants.into_iter().enumerate() {
+                for (i, q) in quants.values.into_iter().enumerate() {
                     let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
+                    let q = (i32::from(q) + bits.offset()) as u8;
                     match bits {
-                        Bits::Eight => values[group * 64 + at] = (i16::from(q) + 128) as u8,
-                        Bits::Four => {
+                        Bits::Eight => values[group * 64 + at] = q,
+                        Bits::Four | Bits::FourMin => {
                             let shift = if group < 4 { 0 } else { 4 };
                             let byte = &mut values[group % 4 * 64 + at];
-                            *byte = *byte & !(0xF << shift) | ((q + 8) as u8) << shift;
+                            *byte = *byte & !(0xF << shift) | q << shift;
                         }
                     }
                 }
@@ -160,18 +245,19 @@ pub fn pack_blocks(
 /// Reads one output's weights back: `tile` is the packed tile that holds it, `o` its place in it.
 pub fn unpack(bits: Bits, tile: &[u8], o: usize, out: &mut [f32]) {
     for (s, from) in tile.chunks_exact(bits.super_bytes()).enumerate() {
-        let (scales, values) = from.split_at(SCALES);
+        let (header, values) = from.split_at(bits.header());
         for b in 0..2 {
-            let scale = &scales[2 * (b * OUTPUTS + o)..][..2];
-            let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
+            let half = |at: usize| f16::from_le_bytes([header[at], header[at + 1]]).to_f32();
+            let place = 2 * (b * OUTPUTS + o);
+            let (scale, min) = (half(place), if bits.has_min() { half(SCALES + place) } else { 0.0 });
             let values = &values[b * bits.block_bytes()..];
             for (i, out) in out.iter_mut().skip(s * SUPER + b * BLOCK).take(BLOCK).enumerate() {
                 let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
                 let q = match bits {
-                    Bits::Eight => i32::from(values[group * 64 + at]) - 128,
-                    Bits::Four => i32::from(values[group % 4 * 64 + at] >> (group / 4 * 4) & 0xF) - 8,
+                    Bits::Eight => values[group * 64 + at],
+                    Bits::Four | Bits::FourMin => values[group % 4 * 64 + at] >> (group / 4 * 4) & 0xF,
                 };
-                *out = scale * q as f32;
+                *out = scale * (i32::from(q) - bits.offset()) as f32 + min;
             }
         }
     }
@@ -215,6 +301,8 @@ fn largest(x: &[f32; BLOCK]) -> f32 {
 mod tests {
     use super::*;
 
+    const ALL: [Bits; 3] = [Bits::Eight, Bits::Four, Bits::FourMin];
+
     fn sample(seed: u32) -> [f32; BLOCK] {
         let mut state = seed.wrapping_mul(2_654_435_761) | 1;
         std::array::from_fn(|_| {
@@ -231,17 +319,19 @@ mod tests {
 
     #[test]
     fn errors_stay_below_half_a_step_and_the_search_beats_plain_rounding() {
-        let (mut searched, mut plain) = (0.0, 0.0);
+        let (mut searched, mut plain, mut minimum) = (0.0, 0.0, 0.0);
         for seed in 0..500 {
             let x = sample(seed);
             let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let (scale, q) = quantize(Bits::Eight, &x);
+            let Quants { scale, values: q, .. } = quantize(Bits::Eight, &x);
             for (x, q) in x.iter().zip(q) {
                 // Half a step, and the rounding of the scale to f16 at the far end.
                 let bound = scale.to_f32() * 0.5 + most * 6e-4;
                 assert!((x - scale.to_f32() * f32::from(q)).abs() <= bound);
             }
-            let (scale, q) = quantize(Bits::Four, &x);
+            let Quants { scale, values: q, .. } = quantize(Bits::Four, &x);
+            let with_min: f32 = x.iter().zip(quantize(Bits::FourMin, &x).weights()).map(|(x, w)| (x - w).powi(2)).sum();
+            minimum += with_min;
             let error = |scale: f32, q: [i8; BLOCK]| -> f32 {
                 x.iter().zip(q).map(|(x, q)| (x - scale * f32::from(q)).powi(2)).sum()
             };
@@ -253,22 +343,23 @@ mod tests {
             }
         }
         assert!(searched < 0.9 * plain, "search {searched}, plain rounding {plain}");
+        assert!(minimum < 0.95 * searched, "with minimum {minimum}, without {searched}");
     }
 
     #[test]
     fn zeros_and_extremes_survive() {
-        for bits in [Bits::Eight, Bits::Four] {
-            assert_eq!(quantize(bits, &[0.0; BLOCK]), (f16::ZERO, [0; BLOCK]));
+        for bits in ALL {
+            assert_eq!(quantize(bits, &[0.0; BLOCK]).weights(), [0.0; BLOCK]);
             let mut x = [0.0; BLOCK];
             x[3] = -1e3;
-            let (scale, q) = quantize(bits, &x);
-            assert!((scale.to_f32() * f32::from(q[3]) + 1e3).abs() < 1.0);
+            assert!((quantize(bits, &x).weights()[3] + 1e3).abs() < 1.0);
+            assert!(quantize(bits, &[2.5; BLOCK]).weights().iter().all(|w| (w - 2.5).abs() < 0.01));
         }
     }
 
     #[test]
     fn packing_and_unpacking_return_the_quantised_weights() {
-        for bits in [Bits::Eight, Bits::Four] {
+        for bits in ALL {
             for (outputs, inputs) in [(16, 64), (3, 96), (16, 32)] {
                 let rows: Vec<Vec<f32>> = (0..outputs)
                     .map(|o| (0..inputs / BLOCK).flat_map(|b| sample((o * 31 + b) as u32)).collect())
@@ -280,9 +371,7 @@ mod tests {
                     let mut out = vec![f32::NAN; inputs];
                     unpack(bits, &packed, o, &mut out);
                     for (x, out) in row.chunks_exact(BLOCK).zip(out.chunks_exact(BLOCK)) {
-                        let (scale, q) = quantize(bits, x.try_into().unwrap());
-                        let expected: Vec<f32> = q.iter().map(|q| scale.to_f32() * f32::from(*q)).collect();
-                        assert_eq!(out, expected);
+                        assert_eq!(out, quantize(bits, x.try_into().unwrap()).weights());
                     }
                 }
             }
