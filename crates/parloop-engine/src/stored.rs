@@ -19,6 +19,11 @@ pub(crate) fn nearest(stored: DType) -> WeightType {
     }
 }
 
+/// Whether a matrix stays where the checkpoint has it.
+pub(crate) fn in_place(stored: DType, kind: WeightType) -> bool {
+    matches!((stored, kind), (DType::F32, WeightType::F32) | (DType::BF16, WeightType::Bf16))
+}
+
 /// A tensor as a matrix of `kind`: in place, repacked block by block, or converted row by row, by all threads.
 ///
 /// # Errors
@@ -30,7 +35,7 @@ pub(crate) fn matrix(tensor: &Tensor, kind: WeightType, pool: &mut Pool) -> Resu
         &tensor.row_bytes(i)[b * size..][..size]
     };
     match (tensor.dtype, kind) {
-        (DType::F32, WeightType::F32) | (DType::BF16, WeightType::Bf16) => {
+        (stored, kind) if in_place(stored, kind) => {
             let (owner, range) = tensor.shared();
             let weights = Weights::in_place(kind, outputs, inputs, owner, range)?;
             // Converting looks at every weight; what stays as it is must be looked through here.

@@ -17,6 +17,8 @@
 //!
 //! Outputs are padded to 16 and inputs to 64 with zero scales and minima.
 
+use crate::isa::{Isa, kernel};
+use crate::simd::Simd;
 use half::f16;
 
 /// Inputs that share a scale.
@@ -100,104 +102,168 @@ impl Bits {
 }
 
 /// Quantises a block.
+#[inline(always)]
 pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> Quants {
-    let (scale, values) = match bits {
+    match bits {
         Bits::Eight => eight(x),
         Bits::Four => four(x),
-        Bits::FourMin => return four_min(x),
-    };
-    Quants { scale, min: f16::ZERO, values }
-}
-
-/// Tries ranges around the one that just holds all weights, refits scale and minimum of each by least squares, and keeps
-/// the ones with the smallest squared error.
-fn four_min(x: &[f32; BLOCK]) -> Quants {
-    let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
-    let at = |scale: f32, min: f32| -> Quants {
-        let (scale, min) = (f16::from_f32(scale), f16::from_f32(min));
-        let values = rounded(&x.map(|v| v - min.to_f32()), scale.to_f32(), 0.0, 15.0);
-        Quants { scale, min, values }
-    };
-    let error = |q: &Quants| -> f32 { x.iter().zip(q.weights()).map(|(x, w)| (x - w).powi(2)).sum() };
-    let mut best = at(0.0, 0.5 * (low + high));
-    let mut least = error(&best);
-    for (cut_low, cut_high) in [(0.0, 0.0), (0.02, 0.02), (0.04, 0.0), (0.0, 0.04), (0.05, 0.05), (-0.02, -0.02)] {
-        let (from, to) = (low + cut_low * (high - low), high - cut_high * (high - low));
-        let first = at((to - from) / 15.0, from);
-        // Least squares of x = scale q + min over the values found.
-        let (mut q1, mut q2, mut x1, mut xq) = (0.0f32, 0.0f32, 0.0f32, 0.0f32);
-        for (x, q) in x.iter().zip(first.values.map(f32::from)) {
-            (q1, q2, x1, xq) = (q1 + q, q2 + q * q, x1 + x, xq + x * q);
-        }
-        let n = BLOCK as f32;
-        let spread = n * q2 - q1 * q1;
-        let refit = if spread > 0.0 {
-            let scale = (n * xq - q1 * x1) / spread;
-            at(scale, (x1 - scale * q1) / n)
-        } else {
-            first
-        };
-        for found in [first, refit] {
-            let e = error(&found);
-            if e < least {
-                (least, best) = (e, found);
-            }
-        }
+        Bits::FourMin => four_min(x),
     }
-    best
 }
 
-fn eight(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let scale = f16::from_f32(most / 127.0);
-    (scale, rounded(x, scale.to_f32(), -127.0, 127.0))
+#[inline(always)]
+fn eight(x: &[f32; BLOCK]) -> Quants {
+    let scale = f16::from_f32(largest(x) / 127.0);
+    Quants { scale, min: f16::ZERO, values: bytes(&steps(x, scale.to_f32(), -127.0, 127.0)) }
 }
 
 /// Tries scales around the one that just reaches the largest weight, refits each by least squares, and keeps the one
 /// with the smallest squared error. The largest weight may land on either end of -8..7.
-fn four(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let most = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
-    let mut best = (f32::INFINITY, f16::ZERO, [0i8; BLOCK]);
-    if most == 0.0 {
-        return (best.1, best.2);
-    }
-    for reach in [-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, 7.6, 7.2, 6.8] {
-        let first = most / reach;
-        let values = rounded(x, first, -8.0, 7.0);
-        let (mut xq, mut qq) = (0.0f32, 0.0f32);
-        for (x, q) in x.iter().zip(values) {
-            xq += x * f32::from(q);
-            qq += f32::from(q) * f32::from(q);
-        }
-        let scale = f16::from_f32(if qq > 0.0 { xq / qq } else { first });
-        let values = rounded(x, scale.to_f32(), -8.0, 7.0);
-        let error: f32 = x.iter().zip(values).map(|(x, q)| (x - scale.to_f32() * f32::from(q)).powi(2)).sum();
-        if error < best.0 {
-            best = (error, scale, values);
+#[inline(always)]
+fn four(x: &[f32; BLOCK]) -> Quants {
+    let magnitude = largest(x);
+    let most = if x.contains(&magnitude) { magnitude } else { -magnitude };
+    let mut best = (f32::INFINITY, f16::ZERO, [0.0; BLOCK]);
+    if most != 0.0 {
+        for reach in [-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, 7.6, 7.2, 6.8] {
+            let first = most / reach;
+            let q = steps(x, first, -8.0, 7.0);
+            let qq = dot(&q, &q);
+            let scale = f16::from_f32(if qq > 0.0 { dot(x, &q) / qq } else { first });
+            let q = steps(x, scale.to_f32(), -8.0, 7.0);
+            let error = squared_error(x, &q, scale.to_f32(), 0.0);
+            if error < best.0 {
+                best = (error, scale, q);
+            }
         }
     }
-    (best.1, best.2)
+    Quants { scale: best.1, min: f16::ZERO, values: bytes(&best.2) }
 }
 
+/// Tries ranges around the one that just holds all weights, refits scale and minimum of each by least squares, and keeps
+/// the ones with the smallest squared error.
 #[inline(always)]
-fn rounded(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [i8; BLOCK] {
+fn four_min(x: &[f32; BLOCK]) -> Quants {
+    let (mut low, mut high) = (x[0], x[0]);
+    for v in x {
+        (low, high) = (low.min(*v), high.max(*v));
+    }
+    let mut best = (f32::INFINITY, f16::ZERO, f16::ZERO, [0.0; BLOCK]);
+    for (cut_low, cut_high) in [(0.0, 0.0), (0.02, 0.02), (0.04, 0.0), (0.0, 0.04), (0.05, 0.05), (-0.02, -0.02)] {
+        let (from, to) = (low + cut_low * (high - low), high - cut_high * (high - low));
+        let (mut scale, mut min) = ((to - from) / 15.0, from);
+        for refit in [false, true] {
+            let (d, m) = (f16::from_f32(scale), f16::from_f32(min));
+            let mut above = *x;
+            above.iter_mut().for_each(|v| *v -= m.to_f32());
+            let q = steps(&above, d.to_f32(), 0.0, 15.0);
+            let error = squared_error(x, &q, d.to_f32(), m.to_f32());
+            if error < best.0 {
+                best = (error, d, m, q);
+            }
+            if !refit {
+                // Least squares of x = scale q + min.
+                let ones = [1.0; BLOCK];
+                let (n, q1, x1) = (BLOCK as f32, dot(&q, &ones), dot(x, &ones));
+                let spread = n * dot(&q, &q) - q1 * q1;
+                if spread > 0.0 {
+                    scale = (n * dot(x, &q) - q1 * x1) / spread;
+                    min = (x1 - scale * q1) / n;
+                }
+            }
+        }
+    }
+    Quants { scale: best.1, min: best.2, values: bytes(&best.3) }
+}
+
+/// `x / scale`, rounded to whole numbers from `low` to `high`.
+#[inline(always)]
+fn steps(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [f32; BLOCK] {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut out = [0; BLOCK];
+    let mut out = [0.0; BLOCK];
     for i in 0..BLOCK {
         // Rounds to nearest even by adding 1.5 * 2^23: unlike `round_ties_even`, this is vectorised everywhere.
-        let v = (x[i] * inverse).clamp(low, high);
-        out[i] = ((v + 12_582_912.0) - 12_582_912.0) as i8;
+        out[i] = ((x[i] * inverse).clamp(low, high) + 12_582_912.0) - 12_582_912.0;
     }
     out
 }
 
+/// Whole numbers as bytes.
+#[inline(always)]
+fn bytes(steps: &[f32; BLOCK]) -> [i8; BLOCK] {
+    let mut out = [0; BLOCK];
+    for i in 0..BLOCK {
+        out[i] = steps[i] as i8;
+    }
+    out
+}
+
+/// The sum of products, half added to half: the same on every instruction set, and in whole vectors.
+#[inline(always)]
+fn dot(a: &[f32; BLOCK], b: &[f32; BLOCK]) -> f32 {
+    let mut products = *a;
+    for i in 0..BLOCK {
+        products[i] *= b[i];
+    }
+    halved(products, |a, b| a + b)
+}
+
+/// `sum of (x - scale q - min)^2`
+#[inline(always)]
+fn squared_error(x: &[f32; BLOCK], q: &[f32; BLOCK], scale: f32, min: f32) -> f32 {
+    let mut rest = *x;
+    for i in 0..BLOCK {
+        rest[i] -= scale * q[i] + min;
+    }
+    dot(&rest, &rest)
+}
+
+/// The largest magnitude of a block.
+#[inline(always)]
+fn largest(x: &[f32; BLOCK]) -> f32 {
+    let mut magnitudes = *x;
+    for v in &mut magnitudes {
+        *v = v.abs();
+    }
+    halved(magnitudes, |a, b| if a > b { a } else { b })
+}
+
+/// Reduces a block, half against half, so that the compiler works on whole vectors.
+#[inline(always)]
+fn halved(mut x: [f32; BLOCK], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut n = BLOCK;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            x[i] = join(x[i], x[n + i]);
+        }
+    }
+    x[0]
+}
+
+kernel! {
+    /// Quantises the blocks of a row.
+    fn quantize_blocks(bits: Bits, x: &[f32], out: &mut [Quants]) = quantize_blocks_generic
+}
+
+#[inline(always)]
+unsafe fn quantize_blocks_generic<S: Simd>(bits: Bits, x: &[f32], out: &mut [Quants]) {
+    for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out) {
+        *out = quantize(bits, x);
+    }
+}
+
 /// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
 pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
-    pack_blocks(bits, rows.len(), inputs, out, |o, b| {
-        let mut x = [0.0; BLOCK];
-        x.copy_from_slice(&rows[o][b * BLOCK..][..BLOCK]);
-        quantize(bits, &x)
-    });
+    let count = inputs / BLOCK;
+    let mut blocks = vec![Quants { scale: f16::ZERO, min: f16::ZERO, values: [0; BLOCK] }; rows.len() * count];
+    // The search is plain arithmetic: every instruction set finds the same.
+    let isa = Isa::chosen().unwrap_or(Isa::Portable);
+    for (row, out) in rows.iter().zip(blocks.chunks_exact_mut(count.max(1))) {
+        // SAFETY: the chosen instruction set is available.
+        unsafe { quantize_blocks(isa, bits, row, out) };
+    }
+    pack_blocks(bits, rows.len(), inputs, out, |o, b| blocks[o * count + b]);
 }
 
 /// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
@@ -275,26 +341,11 @@ pub fn quantize_row(x: &[f32], values: &mut [i8], blocks: &mut [[f32; 2]]) {
         let n = from.len().min(BLOCK);
         padded[..n].copy_from_slice(&from[..n]);
         let scale = largest(&padded) / 127.0;
-        let quants = rounded(&padded, scale, -127.0, 127.0);
+        let quants = bytes(&steps(&padded, scale, -127.0, 127.0));
         values[b * BLOCK..][..BLOCK].copy_from_slice(&quants);
         let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
         *block = [scale, f32::from_bits(sum as u32)];
     }
-}
-
-/// The largest magnitude of a block; half against half, so that the compiler compares whole vectors.
-#[inline(always)]
-fn largest(x: &[f32; BLOCK]) -> f32 {
-    let mut most = *x;
-    let mut n = BLOCK;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            let (a, b) = (most[i].abs(), most[n + i].abs());
-            most[i] = if a > b { a } else { b };
-        }
-    }
-    most[0]
 }
 
 #[cfg(test)]
@@ -337,7 +388,7 @@ mod tests {
             };
             searched += error(scale.to_f32(), q);
             let most = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
-            plain += error(most / -8.0, rounded(&x, most / -8.0, -8.0, 7.0));
+            plain += error(most / -8.0, bytes(&steps(&x, most / -8.0, -8.0, 7.0)));
             for (x, q) in x.iter().zip(q) {
                 assert!((x - scale.to_f32() * f32::from(q)).abs() <= most.abs() / 7.0, "4-bit bound");
             }
