@@ -133,7 +133,6 @@ fn what_is_there_and_right_is_not_fetched_again() {
 fn a_broken_connection_is_taken_up_where_it_broke() {
     let hub = hub_with(|request, before| {
         let whole = Answer::file(&weights(), request);
-        // Once within the announced length, once with none announced.
         match before {
             0 => whole.cut(300_000),
             1 => whole.cut(200_000),

@@ -83,7 +83,7 @@ pub fn pull(args: &Pull) -> Result<()> {
     for entry in &chosen {
         match fetch::is_whole(&folder, entry)? {
             true => eprintln!("{} is there already", entry.name),
-            false => missing.push(*entry),
+            false => missing.push(entry),
         }
     }
     check_space(&folder, &missing)?;
@@ -113,8 +113,7 @@ fn check_space(folder: &Path, missing: &[&Entry]) -> Result<()> {
     let needed: u64 = missing.iter().map(|e| e.size - fetch::present(folder, e)).sum();
     ensure!(
         needed <= free,
-        "{} more bytes are to be written to {}, where {free} are free: make room, or give another --out",
-        needed,
+        "{needed} more bytes are to be written to {}, where {free} are free: make room, or give another --out",
         folder.display()
     );
     Ok(())

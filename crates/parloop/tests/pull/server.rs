@@ -24,7 +24,6 @@ impl Request {
 }
 
 /// What is sent: a status line, headers and a body as they are; then the connection is closed.
-#[derive(Clone)]
 pub struct Answer {
     pub status: &'static str,
     pub headers: Vec<(&'static str, String)>,

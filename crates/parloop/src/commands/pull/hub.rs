@@ -173,7 +173,8 @@ fn broken(error: ureq::Error) -> Failure {
 /// The address that `location` means in an answer from `base`.
 fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
-    if location.starts_with("http://") || location.starts_with("https://") {
+    let has_scheme = location.find([':', '/', '?', '#']).is_some_and(|at| location[at..].starts_with(':'));
+    if has_scheme {
         location.parse().ok()
     } else if location.starts_with("//") {
         format!("{scheme}:{location}").parse().ok()
