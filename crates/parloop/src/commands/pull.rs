@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
   parloop pull OWNER/MODEL --out models/instruct --revision v1.1
   parloop pull OWNER/MODEL --include '*Q4_K_M.gguf'         this file only
 
-Without --include: config.json, generation_config.json, special_tokens_map.json, tokenizer*, chat_template*, and the
-safetensors files with their index.")]
+Without --include: config.json, generation_config.json, special_tokens_map.json, tokenizer*,
+chat_template*, and the safetensors files with their index.")]
 pub struct Pull {
     /// The model's name on the hub
     #[arg(value_name = "OWNER/MODEL")]
