@@ -30,6 +30,8 @@ pub enum Command {
     Inspect(Inspect),
     Convert(Convert),
     Quantize(Quantize),
+    #[cfg(feature = "pull")]
+    Pull(crate::commands::pull::Pull),
     Completions(Completions),
 }
 
