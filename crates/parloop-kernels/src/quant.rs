@@ -246,6 +246,8 @@ kernel! {
     fn quantize_blocks(bits: Bits, x: &[f32], out: &mut [Quants]) = quantize_blocks_generic
 }
 
+// Plain code: what the kernel adds is the compiler's leave to use the instruction set.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn quantize_blocks_generic<S: Simd>(bits: Bits, x: &[f32], out: &mut [Quants]) {
     for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out) {
