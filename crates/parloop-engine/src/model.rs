@@ -113,8 +113,13 @@ impl Model {
         let mut done = 0;
         let mut matrix = |name: &str| -> Result<Weights> {
             let tensor = checkpoint.tensor(name)?;
-            let weights = stored::matrix(tensor, kind.unwrap_or(stored::nearest(tensor.dtype)), pool)
-                .map_err(|source| Error::Weights { name: name.into(), source })?;
+            let kind = kind.unwrap_or(stored::nearest(tensor.dtype));
+            let weights =
+                stored::matrix(tensor, kind, pool).map_err(|source| Error::Weights { name: name.into(), source })?;
+            // A tied head goes on being looked up in the file, and so do weights in place.
+            if !stored::in_place(tensor.dtype, kind) && name != tensors::EMBEDDING {
+                tensor.release();
+            }
             done += 1;
             progress(done, total);
             Ok(weights)

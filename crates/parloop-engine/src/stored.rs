@@ -1,7 +1,7 @@
 //! From a checkpoint's tensors to the kernels' weights.
 
 use half::f16;
-use parloop_kernels::quant::{self, BLOCK, Bits};
+use parloop_kernels::quant::{self, Bits, Quants};
 use parloop_kernels::weights::WeightsError;
 use parloop_kernels::{Pool, WeightType, Weights};
 use parloop_model::{DType, Tensor};
@@ -13,8 +13,15 @@ pub(crate) fn nearest(stored: DType) -> WeightType {
         DType::F32 | DType::F16 => WeightType::F32,
         DType::BF16 => WeightType::Bf16,
         DType::Q4_0 => WeightType::Q4,
-        DType::Q8_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q4K | DType::Q5K | DType::Q6K => WeightType::Q8,
+        // Sub-blocks of Q4_K have a scale and a minimum each, of 6 bits where ours are f16: little is lost.
+        DType::Q4_1 | DType::Q4K => WeightType::Q4Min,
+        DType::Q8_0 | DType::Q5_0 | DType::Q5_1 | DType::Q5K | DType::Q6K => WeightType::Q8,
     }
+}
+
+/// Whether a matrix stays where the checkpoint has it.
+pub(crate) fn in_place(stored: DType, kind: WeightType) -> bool {
+    matches!((stored, kind), (DType::F32, WeightType::F32) | (DType::BF16, WeightType::Bf16))
 }
 
 /// A tensor as a matrix of `kind`: in place, repacked block by block, or converted row by row, by all threads.
@@ -28,7 +35,7 @@ pub(crate) fn matrix(tensor: &Tensor, kind: WeightType, pool: &mut Pool) -> Resu
         &tensor.row_bytes(i)[b * size..][..size]
     };
     match (tensor.dtype, kind) {
-        (DType::F32, WeightType::F32) | (DType::BF16, WeightType::Bf16) => {
+        (stored, kind) if in_place(stored, kind) => {
             let (owner, range) = tensor.shared();
             let weights = Weights::in_place(kind, outputs, inputs, owner, range)?;
             // Converting looks at every weight; what stays as it is must be looked through here.
@@ -40,27 +47,58 @@ pub(crate) fn matrix(tensor: &Tensor, kind: WeightType, pool: &mut Pool) -> Resu
         (DType::Q4_0, WeightType::Q4) => {
             Weights::from_blocks(Bits::Four, outputs, inputs, pool, |i, b| four(part(i, b)))
         }
+        (DType::Q4_1, WeightType::Q4Min) => {
+            Weights::from_blocks(Bits::FourMin, outputs, inputs, pool, |i, b| four_min(part(i, b)))
+        }
+        (DType::Q4K, WeightType::Q4Min) => {
+            Weights::from_blocks(Bits::FourMin, outputs, inputs, pool, |i, b| four_k(part(i, b / 8), b % 8))
+        }
         _ => Weights::from_rows(kind, outputs, inputs, pool, |i, out| tensor.row(i, out)),
     }
 }
 
-fn scale(block: &[u8]) -> f16 {
-    f16::from_le_bytes([block[0], block[1]])
+fn half(block: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([block[at], block[at + 1]])
 }
 
-/// Scale and values of a Q8_0 block. The kernels have no -128, which writers of Q8_0 do not use either; a block that
-/// has one is quantised again.
-fn eight(block: &[u8]) -> (f16, [i8; BLOCK]) {
-    let (d, values) = (scale(block), std::array::from_fn(|i| block[2 + i] as i8));
-    if values.contains(&i8::MIN) {
-        return quant::quantize(Bits::Eight, &values.map(|q| d.to_f32() * f32::from(q)));
+/// A Q8_0 block. The kernels have no -128, which writers of Q8_0 do not use either; a block that has one is quantised
+/// again.
+fn eight(block: &[u8]) -> Quants {
+    let quants = Quants { scale: half(block, 0), min: f16::ZERO, values: std::array::from_fn(|i| block[2 + i] as i8) };
+    if quants.values.contains(&i8::MIN) {
+        return quant::quantize(Bits::Eight, &quants.weights());
     }
-    (d, values)
+    quants
 }
 
-/// Scale and values of a Q4_0 block: elements 0 to 15 in the lower nibbles, 16 to 31 in the upper ones, plus 8.
-fn four(block: &[u8]) -> (f16, [i8; BLOCK]) {
-    (scale(block), std::array::from_fn(|i| (block[2 + i % 16] >> (4 * (i / 16)) & 15) as i8 - 8))
+/// Element `i` of 32 nibbles: 0 to 15 in the lower halves of the bytes, 16 to 31 in the upper ones.
+fn nibble(bytes: &[u8], i: usize) -> i8 {
+    (bytes[i % 16] >> (4 * (i / 16)) & 15) as i8
+}
+
+/// A Q4_0 block: a scale, and values plus 8.
+fn four(block: &[u8]) -> Quants {
+    let values = std::array::from_fn(|i| nibble(&block[2..], i) - 8);
+    Quants { scale: half(block, 0), min: f16::ZERO, values }
+}
+
+/// A Q4_1 block: a scale, a minimum, and values.
+fn four_min(block: &[u8]) -> Quants {
+    let values = std::array::from_fn(|i| nibble(&block[4..], i));
+    Quants { scale: half(block, 0), min: half(block, 2), values }
+}
+
+/// Sub-block `j` of 8 of a Q4_K block: f16 units of scales and minima, 12 bytes with 6 bits of each for every sub-block,
+/// and nibbles of two sub-blocks in 32 bytes. The products `unit * 6 bits` are rounded to f16.
+fn four_k(block: &[u8], j: usize) -> Quants {
+    let packed = &block[4..16];
+    let (scale, min) = match j {
+        0..4 => (packed[j] & 63, packed[j + 4] & 63),
+        _ => (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4),
+    };
+    let product = |unit: f16, n: u8| f16::from_f32(unit.to_f32() * f32::from(n));
+    let values = std::array::from_fn(|i| (block[16 + j / 2 * 32 + i] >> (j % 2 * 4) & 15) as i8);
+    Quants { scale: product(half(block, 0), scale), min: product(-half(block, 2), min), values }
 }
 
 /// Where embeddings are looked up.
@@ -128,8 +166,14 @@ mod tests {
     #[test]
     fn what_the_kernels_have_too_is_taken_over_exactly() {
         let mut pool = Pool::new(2);
-        for (kind, width) in [(DType::F32, 7), (DType::F16, 7), (DType::BF16, 7), (DType::Q8_0, 96), (DType::Q4_0, 96)]
-        {
+        for (kind, width) in [
+            (DType::F32, 7),
+            (DType::F16, 7),
+            (DType::BF16, 7),
+            (DType::Q8_0, 96),
+            (DType::Q4_0, 96),
+            (DType::Q4_1, 96),
+        ] {
             let tensor = tensor(kind, width);
             assert_eq!(rows(&matrix(&tensor, nearest(kind), &mut pool).unwrap()), tensor.to_f32(), "{}", kind.name());
         }

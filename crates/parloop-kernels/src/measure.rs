@@ -82,7 +82,7 @@ pub fn peak(on: &mut Projector, kind: WeightType) -> f64 {
             match kind {
                 WeightType::F32 => peak_f32(isa, ROUNDS, &mut out),
                 WeightType::Bf16 => peak_bf16(isa, ROUNDS, &mut out),
-                WeightType::Q8 | WeightType::Q4 => peak_int(isa, ROUNDS, &mut out),
+                WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => peak_int(isa, ROUNDS, &mut out),
             }
         }
         black_box(out);
@@ -106,7 +106,7 @@ pub fn peak(on: &mut Projector, kind: WeightType) -> f64 {
     };
     // Products of a lane and instruction: four bytes, two bf16 where the instruction set has that, one f32.
     let products = match kind {
-        WeightType::Q8 | WeightType::Q4 => 4,
+        WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => 4,
         WeightType::Bf16 if isa >= Isa::Avx512 => 2,
         WeightType::Bf16 | WeightType::F32 => 1,
     };

@@ -101,8 +101,8 @@ impl Form {
             WeightType::Bf16 if isa == Isa::Amx => Self::Tiles,
             WeightType::Bf16 if isa == Isa::Avx512 => Self::Bf16,
             WeightType::F32 | WeightType::Bf16 => Self::F32,
-            WeightType::Q8 | WeightType::Q4 if isa == Isa::Amx && rows >= I8_TILES => Self::I8Tiles,
-            WeightType::Q8 | WeightType::Q4 => Self::I8,
+            WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 if isa == Isa::Amx && rows >= I8_TILES => Self::I8Tiles,
+            WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => Self::I8,
         }
     }
 }
@@ -223,8 +223,10 @@ impl Projector {
             unsafe {
                 match span.product.0.kind() {
                     #[cfg(target_arch = "x86_64")]
-                    WeightType::Q8 | WeightType::Q4 if span.input.total > 0 => amx::integer::run(isa, &span.task(i)),
-                    WeightType::Q8 | WeightType::Q4 => packed::run(isa, &span.task(i)),
+                    WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 if span.input.total > 0 => {
+                        amx::integer::run(isa, &span.task(i))
+                    }
+                    WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => packed::run(isa, &span.task(i)),
                     #[cfg(target_arch = "x86_64")]
                     WeightType::Bf16 if isa == Isa::Amx => amx::run(isa, &span.task(i)),
                     WeightType::F32 | WeightType::Bf16 => dense::run(isa, &span.task(i)),
@@ -347,7 +349,7 @@ pub fn scalar_product(weights: &Weights, x: &[f32]) -> Vec<f32> {
     let x: Vec<f32> = match weights.kind() {
         WeightType::F32 => x.to_vec(),
         WeightType::Bf16 => x.iter().map(|x| simd::bf16_to_f32(f32_to_bf16(*x))).collect(),
-        WeightType::Q8 | WeightType::Q4 => {
+        WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => {
             let n = x.len().div_ceil(quant::BLOCK);
             let (mut values, mut blocks) = (vec![0; n * quant::BLOCK], vec![[0.0; 2]; n]);
             quant::quantize_row(x, &mut values, &mut blocks);

@@ -4,17 +4,21 @@
 //! |---|---|---|
 //! | 8-bit | -127 to 127, times an f16 scale | 8.5 |
 //! | 4-bit | -8 to 7, times an f16 scale | 4.5 |
+//! | 4-bit with minimum | 0 to 15, times an f16 scale, plus an f16 minimum | 5 |
 //!
 //! Packed for rows: 16 outputs side by side, so that one vector holds four inputs of each of 16 outputs and a product
 //! needs no sum across lanes. A [`SUPER`]block covers 64 inputs of 16 outputs:
 //!
 //! - 64 bytes: f16 scales, `[2 blocks][16 outputs]`
+//! - with minimum: 64 bytes of f16 minima, in the same order
 //! - 8-bit: `[2 blocks][8 groups][16 outputs][4 inputs]` bytes, weight + 128
 //! - 4-bit: `[2 blocks][4 pairs][16 outputs][4 inputs]` bytes; the lower nibble holds group j, the upper one group
-//!   j + 4, weight + 8
+//!   j + 4, weight + 8 (with minimum: the value from 0 to 15)
 //!
-//! Outputs are padded to 16 and inputs to 64 with zero scales.
+//! Outputs are padded to 16 and inputs to 64 with zero scales and minima.
 
+use crate::isa::{Isa, kernel};
+use crate::simd::Simd;
 use half::f16;
 
 /// Inputs that share a scale.
@@ -35,19 +39,59 @@ pub enum Bits {
     Eight,
     /// 4 bits.
     Four,
+    /// 4 bits and a minimum.
+    FourMin,
+}
+
+/// A block of 32 quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quants {
+    /// What a step of a value is worth.
+    pub scale: f16,
+    /// What the value 0 stands for in [`Bits::FourMin`]; 0 in other types.
+    pub min: f16,
+    /// -127 to 127, -8 to 7, or 0 to 15.
+    pub values: [i8; BLOCK],
+}
+
+impl Quants {
+    /// The weights: `scale * value + min`.
+    pub fn weights(&self) -> [f32; BLOCK] {
+        let (scale, min) = (self.scale.to_f32(), self.min.to_f32());
+        self.values.map(|q| scale * f32::from(q) + min)
+    }
 }
 
 impl Bits {
     /// Bytes of a superblock.
     pub const fn super_bytes(self) -> usize {
-        SCALES + self.block_bytes() * 2
+        self.header() + self.block_bytes() * 2
+    }
+
+    /// Bytes of a superblock before its values.
+    pub const fn header(self) -> usize {
+        if self.has_min() { 2 * SCALES } else { SCALES }
+    }
+
+    /// Whether blocks have a minimum.
+    pub const fn has_min(self) -> bool {
+        matches!(self, Self::FourMin)
+    }
+
+    /// What is added to values so that they are stored without a sign.
+    pub const fn offset(self) -> i32 {
+        match self {
+            Self::Eight => 128,
+            Self::Four => 8,
+            Self::FourMin => 0,
+        }
     }
 
     /// Bytes of the values of a block of 32 inputs and 16 outputs.
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::Eight => BLOCK * OUTPUTS,
-            Self::Four => BLOCK * OUTPUTS / 2,
+            Self::Four | Self::FourMin => BLOCK * OUTPUTS / 2,
         }
     }
 
@@ -57,98 +101,207 @@ impl Bits {
     }
 }
 
-/// Quantises a block: the scale and the 32 values.
-pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+/// Quantises a block.
+#[inline(always)]
+pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> Quants {
     match bits {
         Bits::Eight => eight(x),
         Bits::Four => four(x),
+        Bits::FourMin => four_min(x),
     }
 }
 
-fn eight(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let scale = f16::from_f32(most / 127.0);
-    (scale, rounded(x, scale.to_f32(), -127.0, 127.0))
+#[inline(always)]
+fn eight(x: &[f32; BLOCK]) -> Quants {
+    let scale = f16::from_f32(largest(x) / 127.0);
+    Quants { scale, min: f16::ZERO, values: bytes(&steps(x, scale.to_f32(), -127.0, 127.0)) }
 }
 
 /// Tries scales around the one that just reaches the largest weight, refits each by least squares, and keeps the one
 /// with the smallest squared error. The largest weight may land on either end of -8..7.
-fn four(x: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let most = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
-    let mut best = (f32::INFINITY, f16::ZERO, [0i8; BLOCK]);
-    if most == 0.0 {
-        return (best.1, best.2);
-    }
-    for reach in [-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, 7.6, 7.2, 6.8] {
-        let first = most / reach;
-        let values = rounded(x, first, -8.0, 7.0);
-        let (mut xq, mut qq) = (0.0f32, 0.0f32);
-        for (x, q) in x.iter().zip(values) {
-            xq += x * f32::from(q);
-            qq += f32::from(q) * f32::from(q);
-        }
-        let scale = f16::from_f32(if qq > 0.0 { xq / qq } else { first });
-        let values = rounded(x, scale.to_f32(), -8.0, 7.0);
-        let error: f32 = x.iter().zip(values).map(|(x, q)| (x - scale.to_f32() * f32::from(q)).powi(2)).sum();
-        if error < best.0 {
-            best = (error, scale, values);
+#[inline(always)]
+fn four(x: &[f32; BLOCK]) -> Quants {
+    let magnitude = largest(x);
+    let most = if x.contains(&magnitude) { magnitude } else { -magnitude };
+    let mut best = (f32::INFINITY, f16::ZERO, [0.0; BLOCK]);
+    if most != 0.0 {
+        for reach in [-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, 7.6, 7.2, 6.8] {
+            let first = most / reach;
+            let q = steps(x, first, -8.0, 7.0);
+            let qq = dot(&q, &q);
+            let scale = f16::from_f32(if qq > 0.0 { dot(x, &q) / qq } else { first });
+            let q = steps(x, scale.to_f32(), -8.0, 7.0);
+            let error = squared_error(x, &q, scale.to_f32(), 0.0);
+            if error < best.0 {
+                best = (error, scale, q);
+            }
         }
     }
-    (best.1, best.2)
+    Quants { scale: best.1, min: f16::ZERO, values: bytes(&best.2) }
 }
 
+/// Tries ranges around the one that just holds all weights, refits scale and minimum of each by least squares, and keeps
+/// the ones with the smallest squared error.
 #[inline(always)]
-fn rounded(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [i8; BLOCK] {
+fn four_min(x: &[f32; BLOCK]) -> Quants {
+    let (mut low, mut high) = (x[0], x[0]);
+    for v in x {
+        (low, high) = (low.min(*v), high.max(*v));
+    }
+    let mut best = (f32::INFINITY, f16::ZERO, f16::ZERO, [0.0; BLOCK]);
+    for (cut_low, cut_high) in [(0.0, 0.0), (0.02, 0.02), (0.04, 0.0), (0.0, 0.04), (0.05, 0.05), (-0.02, -0.02)] {
+        let (from, to) = (low + cut_low * (high - low), high - cut_high * (high - low));
+        let (mut scale, mut min) = ((to - from) / 15.0, from);
+        for refit in [false, true] {
+            let (d, m) = (f16::from_f32(scale), f16::from_f32(min));
+            let mut above = *x;
+            above.iter_mut().for_each(|v| *v -= m.to_f32());
+            let q = steps(&above, d.to_f32(), 0.0, 15.0);
+            let error = squared_error(x, &q, d.to_f32(), m.to_f32());
+            if error < best.0 {
+                best = (error, d, m, q);
+            }
+            if !refit {
+                // Least squares of x = scale q + min.
+                let ones = [1.0; BLOCK];
+                let (n, q1, x1) = (BLOCK as f32, dot(&q, &ones), dot(x, &ones));
+                let spread = n * dot(&q, &q) - q1 * q1;
+                if spread > 0.0 {
+                    scale = (n * dot(x, &q) - q1 * x1) / spread;
+                    min = (x1 - scale * q1) / n;
+                }
+            }
+        }
+    }
+    Quants { scale: best.1, min: best.2, values: bytes(&best.3) }
+}
+
+/// `x / scale`, rounded to whole numbers from `low` to `high`.
+#[inline(always)]
+fn steps(x: &[f32; BLOCK], scale: f32, low: f32, high: f32) -> [f32; BLOCK] {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut out = [0; BLOCK];
+    let mut out = [0.0; BLOCK];
     for i in 0..BLOCK {
         // Rounds to nearest even by adding 1.5 * 2^23: unlike `round_ties_even`, this is vectorised everywhere.
-        let v = (x[i] * inverse).clamp(low, high);
-        out[i] = ((v + 12_582_912.0) - 12_582_912.0) as i8;
+        out[i] = ((x[i] * inverse).clamp(low, high) + 12_582_912.0) - 12_582_912.0;
     }
     out
 }
 
-/// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
-pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
-    pack_blocks(bits, rows.len(), inputs, out, |o, b| {
-        let mut x = [0.0; BLOCK];
-        x.copy_from_slice(&rows[o][b * BLOCK..][..BLOCK]);
-        quantize(bits, &x)
-    });
+/// Whole numbers as bytes.
+#[inline(always)]
+fn bytes(steps: &[f32; BLOCK]) -> [i8; BLOCK] {
+    let mut out = [0; BLOCK];
+    for i in 0..BLOCK {
+        out[i] = steps[i] as i8;
+    }
+    out
 }
 
-/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives scale and
-/// values of block `b` of output `o`, values from -128 to 127 or -8 to 7.
-pub fn pack_blocks(
-    bits: Bits,
-    outputs: usize,
-    inputs: usize,
-    out: &mut [u8],
-    block: impl Fn(usize, usize) -> (f16, [i8; BLOCK]),
-) {
+/// The sum of products, half added to half: the same on every instruction set, and in whole vectors.
+#[inline(always)]
+fn dot(a: &[f32; BLOCK], b: &[f32; BLOCK]) -> f32 {
+    let mut products = *a;
+    for i in 0..BLOCK {
+        products[i] *= b[i];
+    }
+    halved(products, |a, b| a + b)
+}
+
+/// `sum of (x - scale q - min)^2`
+#[inline(always)]
+fn squared_error(x: &[f32; BLOCK], q: &[f32; BLOCK], scale: f32, min: f32) -> f32 {
+    let mut rest = *x;
+    for i in 0..BLOCK {
+        rest[i] -= scale * q[i] + min;
+    }
+    dot(&rest, &rest)
+}
+
+/// The largest magnitude of a block.
+#[inline(always)]
+fn largest(x: &[f32; BLOCK]) -> f32 {
+    let mut magnitudes = *x;
+    for v in &mut magnitudes {
+        *v = v.abs();
+    }
+    halved(magnitudes, |a, b| if a > b { a } else { b })
+}
+
+/// Reduces a block, half against half, so that the compiler works on whole vectors.
+#[inline(always)]
+fn halved(mut x: [f32; BLOCK], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut n = BLOCK;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            x[i] = join(x[i], x[n + i]);
+        }
+    }
+    x[0]
+}
+
+kernel! {
+    /// Quantises the blocks of a row.
+    fn quantize_blocks(bits: Bits, x: &[f32], out: &mut [Quants]) = quantize_blocks_generic
+}
+
+// Plain code: what the kernel adds is the compiler's leave to use the instruction set.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn quantize_blocks_generic<S: Simd>(bits: Bits, x: &[f32], out: &mut [Quants]) {
+    for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out) {
+        *out = quantize(bits, x);
+    }
+}
+
+/// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
+pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
+    let count = inputs / BLOCK;
+    let mut blocks = vec![Quants { scale: f16::ZERO, min: f16::ZERO, values: [0; BLOCK] }; rows.len() * count];
+    // The search is plain arithmetic: every instruction set finds the same.
+    let isa = Isa::chosen().unwrap_or(Isa::Portable);
+    for (row, out) in rows.iter().zip(blocks.chunks_exact_mut(count.max(1))) {
+        // SAFETY: the chosen instruction set is available.
+        unsafe { quantize_blocks(isa, bits, row, out) };
+    }
+    pack_blocks(bits, rows.len(), inputs, out, |o, b| blocks[o * count + b]);
+}
+
+/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
+/// output `o`.
+pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], block: impl Fn(usize, usize) -> Quants) {
     for (s, out) in out.chunks_exact_mut(bits.super_bytes()).enumerate() {
         out.fill(0);
-        let (scales, values) = out.split_at_mut(SCALES);
+        let (header, values) = out.split_at_mut(bits.header());
         // Padding must hold zero weights, not zero bytes.
-        values.fill(if bits == Bits::Eight { 128 } else { 0x88 });
+        values.fill(match bits {
+            Bits::Eight => 128,
+            Bits::Four => 0x88,
+            Bits::FourMin => 0,
+        });
         for b in 0..2 {
             let first = s * SUPER + b * BLOCK;
             if first >= inputs {
                 continue;
             }
             for o in 0..outputs {
-                let (scale, quants) = block(o, first / BLOCK);
-                scales[2 * (b * OUTPUTS + o)..][..2].copy_from_slice(&scale.to_le_bytes());
+                let quants = block(o, first / BLOCK);
+                let place = 2 * (b * OUTPUTS + o);
+                header[place..][..2].copy_from_slice(&quants.scale.to_le_bytes());
+                if bits.has_min() {
+                    header[SCALES + place..][..2].copy_from_slice(&quants.min.to_le_bytes());
+                }
                 let values = &mut values[b * bits.block_bytes()..];
-                for (i, q) in quants.into_iter().enumerate() {
+                for (i, q) in quants.values.into_iter().enumerate() {
                     let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
+                    let q = (i32::from(q) + bits.offset()) as u8;
                     match bits {
-                        Bits::Eight => values[group * 64 + at] = (i16::from(q) + 128) as u8,
-                        Bits::Four => {
+                        Bits::Eight => values[group * 64 + at] = q,
+                        Bits::Four | Bits::FourMin => {
                             let shift = if group < 4 { 0 } else { 4 };
                             let byte = &mut values[group % 4 * 64 + at];
-                            *byte = *byte & !(0xF << shift) | ((q + 8) as u8) << shift;
+                            *byte = *byte & !(0xF << shift) | q << shift;
                         }
                     }
                 }
@@ -160,18 +313,19 @@ pub fn pack_blocks(
 /// Reads one output's weights back: `tile` is the packed tile that holds it, `o` its place in it.
 pub fn unpack(bits: Bits, tile: &[u8], o: usize, out: &mut [f32]) {
     for (s, from) in tile.chunks_exact(bits.super_bytes()).enumerate() {
-        let (scales, values) = from.split_at(SCALES);
+        let (header, values) = from.split_at(bits.header());
         for b in 0..2 {
-            let scale = &scales[2 * (b * OUTPUTS + o)..][..2];
-            let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
+            let half = |at: usize| f16::from_le_bytes([header[at], header[at + 1]]).to_f32();
+            let place = 2 * (b * OUTPUTS + o);
+            let (scale, min) = (half(place), if bits.has_min() { half(SCALES + place) } else { 0.0 });
             let values = &values[b * bits.block_bytes()..];
             for (i, out) in out.iter_mut().skip(s * SUPER + b * BLOCK).take(BLOCK).enumerate() {
                 let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
                 let q = match bits {
-                    Bits::Eight => i32::from(values[group * 64 + at]) - 128,
-                    Bits::Four => i32::from(values[group % 4 * 64 + at] >> (group / 4 * 4) & 0xF) - 8,
+                    Bits::Eight => values[group * 64 + at],
+                    Bits::Four | Bits::FourMin => values[group % 4 * 64 + at] >> (group / 4 * 4) & 0xF,
                 };
-                *out = scale * q as f32;
+                *out = scale * (i32::from(q) - bits.offset()) as f32 + min;
             }
         }
     }
@@ -189,31 +343,18 @@ pub fn quantize_row(x: &[f32], values: &mut [i8], blocks: &mut [[f32; 2]]) {
         let n = from.len().min(BLOCK);
         padded[..n].copy_from_slice(&from[..n]);
         let scale = largest(&padded) / 127.0;
-        let quants = rounded(&padded, scale, -127.0, 127.0);
+        let quants = bytes(&steps(&padded, scale, -127.0, 127.0));
         values[b * BLOCK..][..BLOCK].copy_from_slice(&quants);
         let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
         *block = [scale, f32::from_bits(sum as u32)];
     }
 }
 
-/// The largest magnitude of a block; half against half, so that the compiler compares whole vectors.
-#[inline(always)]
-fn largest(x: &[f32; BLOCK]) -> f32 {
-    let mut most = *x;
-    let mut n = BLOCK;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            let (a, b) = (most[i].abs(), most[n + i].abs());
-            most[i] = if a > b { a } else { b };
-        }
-    }
-    most[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ALL: [Bits; 3] = [Bits::Eight, Bits::Four, Bits::FourMin];
 
     fn sample(seed: u32) -> [f32; BLOCK] {
         let mut state = seed.wrapping_mul(2_654_435_761) | 1;
@@ -231,44 +372,47 @@ mod tests {
 
     #[test]
     fn errors_stay_below_half_a_step_and_the_search_beats_plain_rounding() {
-        let (mut searched, mut plain) = (0.0, 0.0);
+        let (mut searched, mut plain, mut minimum) = (0.0, 0.0, 0.0);
         for seed in 0..500 {
             let x = sample(seed);
             let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let (scale, q) = quantize(Bits::Eight, &x);
+            let Quants { scale, values: q, .. } = quantize(Bits::Eight, &x);
             for (x, q) in x.iter().zip(q) {
                 // Half a step, and the rounding of the scale to f16 at the far end.
                 let bound = scale.to_f32() * 0.5 + most * 6e-4;
                 assert!((x - scale.to_f32() * f32::from(q)).abs() <= bound);
             }
-            let (scale, q) = quantize(Bits::Four, &x);
+            let Quants { scale, values: q, .. } = quantize(Bits::Four, &x);
+            let with_min: f32 = x.iter().zip(quantize(Bits::FourMin, &x).weights()).map(|(x, w)| (x - w).powi(2)).sum();
+            minimum += with_min;
             let error = |scale: f32, q: [i8; BLOCK]| -> f32 {
                 x.iter().zip(q).map(|(x, q)| (x - scale * f32::from(q)).powi(2)).sum()
             };
             searched += error(scale.to_f32(), q);
             let most = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
-            plain += error(most / -8.0, rounded(&x, most / -8.0, -8.0, 7.0));
+            plain += error(most / -8.0, bytes(&steps(&x, most / -8.0, -8.0, 7.0)));
             for (x, q) in x.iter().zip(q) {
                 assert!((x - scale.to_f32() * f32::from(q)).abs() <= most.abs() / 7.0, "4-bit bound");
             }
         }
         assert!(searched < 0.9 * plain, "search {searched}, plain rounding {plain}");
+        assert!(minimum < 0.95 * searched, "with minimum {minimum}, without {searched}");
     }
 
     #[test]
     fn zeros_and_extremes_survive() {
-        for bits in [Bits::Eight, Bits::Four] {
-            assert_eq!(quantize(bits, &[0.0; BLOCK]), (f16::ZERO, [0; BLOCK]));
+        for bits in ALL {
+            assert_eq!(quantize(bits, &[0.0; BLOCK]).weights(), [0.0; BLOCK]);
             let mut x = [0.0; BLOCK];
             x[3] = -1e3;
-            let (scale, q) = quantize(bits, &x);
-            assert!((scale.to_f32() * f32::from(q[3]) + 1e3).abs() < 1.0);
+            assert!((quantize(bits, &x).weights()[3] + 1e3).abs() < 1.0);
+            assert!(quantize(bits, &[2.5; BLOCK]).weights().iter().all(|w| (w - 2.5).abs() < 0.01));
         }
     }
 
     #[test]
     fn packing_and_unpacking_return_the_quantised_weights() {
-        for bits in [Bits::Eight, Bits::Four] {
+        for bits in ALL {
             for (outputs, inputs) in [(16, 64), (3, 96), (16, 32)] {
                 let rows: Vec<Vec<f32>> = (0..outputs)
                     .map(|o| (0..inputs / BLOCK).flat_map(|b| sample((o * 31 + b) as u32)).collect())
@@ -280,9 +424,7 @@ mod tests {
                     let mut out = vec![f32::NAN; inputs];
                     unpack(bits, &packed, o, &mut out);
                     for (x, out) in row.chunks_exact(BLOCK).zip(out.chunks_exact(BLOCK)) {
-                        let (scale, q) = quantize(bits, x.try_into().unwrap());
-                        let expected: Vec<f32> = q.iter().map(|q| scale.to_f32() * f32::from(*q)).collect();
-                        assert_eq!(out, expected);
+                        assert_eq!(out, quantize(bits, x.try_into().unwrap()).weights());
                     }
                 }
             }

@@ -6,7 +6,7 @@
 use crate::SharedMut;
 use crate::memory::Memory;
 use crate::pool::Pool;
-use crate::quant::{self, Bits, OUTPUTS};
+use crate::quant::{self, Bits, OUTPUTS, Quants};
 use crate::simd::{bf16_to_f32, f32_to_bf16};
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub enum WeightType {
     Bf16,
     /// 8.5 bits a weight: blocks of 32 with a scale.
     Q8,
+    /// 5 bits a weight: blocks of 32 with a scale and a minimum.
+    Q4Min,
     /// 4.5 bits a weight: blocks of 32 with a scale.
     Q4,
 }
@@ -33,18 +35,20 @@ impl WeightType {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Q8 => "q8",
+            Self::Q4Min => "q4_1",
             Self::Q4 => "q4",
         }
     }
 
     /// Every type, the largest first.
-    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Q8, Self::Q4];
+    pub const ALL: [Self; 5] = [Self::F32, Self::Bf16, Self::Q8, Self::Q4Min, Self::Q4];
 
     /// The bits of a quantised type.
     pub fn bits(self) -> Option<Bits> {
         match self {
             Self::F32 | Self::Bf16 => None,
             Self::Q8 => Some(Bits::Eight),
+            Self::Q4Min => Some(Bits::FourMin),
             Self::Q4 => Some(Bits::Four),
         }
     }
@@ -54,7 +58,7 @@ impl WeightType {
         match self {
             Self::F32 => 4 * inputs,
             Self::Bf16 => 2 * inputs,
-            Self::Q8 | Self::Q4 => self.bytes(OUTPUTS, inputs) / OUTPUTS,
+            Self::Q8 | Self::Q4Min | Self::Q4 => self.bytes(OUTPUTS, inputs) / OUTPUTS,
         }
     }
 
@@ -73,7 +77,7 @@ impl std::str::FromStr for WeightType {
         Self::ALL
             .into_iter()
             .find(|t| t.name() == text)
-            .ok_or_else(|| format!("\"{text}\" is not a weight type; expected f32, bf16, q8 or q4"))
+            .ok_or_else(|| format!("\"{text}\" is not a weight type; expected f32, bf16, q8, q4_1 or q4"))
     }
 }
 
@@ -208,27 +212,32 @@ impl Weights {
         })
     }
 
-    /// A matrix of blocks that are already quantised: `block(i, b)` gives scale and values of block `b` of row `i`, the
-    /// values from -127 to 127 or -8 to 7. Nothing is rounded.
+    /// A matrix of blocks that are already quantised: `block(i, b)` gives block `b` of row `i`. Nothing is rounded.
     ///
     /// # Errors
-    /// As [`Weights::convert`]; a scale stands for all weights of its block.
+    /// As [`Weights::convert`]; scale and minimum stand for all weights of their block.
     pub fn from_blocks(
         bits: Bits,
         outputs: usize,
         inputs: usize,
         pool: &mut Pool,
-        block: impl Fn(usize, usize) -> (half::f16, [i8; quant::BLOCK]) + Sync,
+        block: impl Fn(usize, usize) -> Quants + Sync,
     ) -> Result<Self, WeightsError> {
-        let kind = if bits == Bits::Eight { WeightType::Q8 } else { WeightType::Q4 };
+        let kind = match bits {
+            Bits::Eight => WeightType::Q8,
+            Bits::Four => WeightType::Q4,
+            Bits::FourMin => WeightType::Q4Min,
+        };
         Self::from_tiles(kind, outputs, inputs, pool, |tile, out| {
             let bad = std::cell::Cell::new(None);
             quant::pack_blocks(bits, tile.len(), inputs, out, |o, b| {
-                let (scale, values) = block(tile.start + o, b);
-                if !scale.is_finite() {
-                    bad.set(Some((tile.start + o, b * quant::BLOCK, scale.to_f32())));
+                let quants = block(tile.start + o, b);
+                for part in [quants.scale, quants.min] {
+                    if !part.is_finite() {
+                        bad.set(Some((tile.start + o, b * quant::BLOCK, part.to_f32())));
+                    }
                 }
-                (scale, values)
+                quants
             });
             match bad.into_inner() {
                 Some((row, index, value)) => Err(WeightsError::NotFinite { row, index, value }),
@@ -328,9 +337,9 @@ impl Weights {
             None => (0..1 << 15).flat_map(|_| f32_to_bf16(small(next())).to_le_bytes()).collect(),
             Some(bits) => {
                 let scale =
-                    half::f16::from_f32(1.0 / (inputs as f32).sqrt() / if bits == Bits::Four { 8.0 } else { 127.0 });
+                    half::f16::from_f32(1.0 / (inputs as f32).sqrt() / if bits == Bits::Eight { 127.0 } else { 8.0 });
                 let one = |next: &mut dyn FnMut() -> u64| {
-                    let scales = std::iter::repeat_n(scale.to_le_bytes(), quant::SCALES / 2).flatten();
+                    let scales = std::iter::repeat_n(scale.to_le_bytes(), bits.header() / 2).flatten();
                     // Bytes of 0 would be -128, which the 8-bit type does not use.
                     let values = (0..2 * bits.block_bytes()).map(|_| (next() as u8).max(1)).collect::<Vec<_>>();
                     scales.chain(values).collect::<Vec<u8>>()

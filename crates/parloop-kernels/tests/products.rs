@@ -40,7 +40,7 @@ fn product(on: &mut Projector, w: &Weights, x: &[f32]) -> Vec<f32> {
     out
 }
 
-const KINDS: [WeightType; 4] = WeightType::ALL;
+const KINDS: [WeightType; 5] = WeightType::ALL;
 
 /// A width that the type can hold.
 fn width(kind: WeightType, inputs: usize) -> usize {
@@ -157,7 +157,9 @@ fn conversion_keeps_what_the_type_can_hold_and_refuses_the_rest() {
     let mut pool = Pool::new(2);
     let dense = weights(&mut rng, WeightType::F32, 37, 96);
     let (mut a, mut b) = (vec![0.0; 96], vec![0.0; 96]);
-    for (kind, error) in [(WeightType::Bf16, 4e-3), (WeightType::Q8, 8e-3), (WeightType::Q4, 0.15)] {
+    for (kind, error) in
+        [(WeightType::Bf16, 4e-3), (WeightType::Q8, 8e-3), (WeightType::Q4Min, 0.13), (WeightType::Q4, 0.15)]
+    {
         let other = dense.convert(kind, &mut pool).unwrap();
         for i in 0..37 {
             dense.row(i, &mut a);

@@ -14,6 +14,7 @@ pub use write::{CheckpointWriter, TensorCopy, TensorData, ToWrite};
 
 use crate::chat::ChatSource;
 use crate::family::{self, Family};
+use crate::mapped::Source;
 use crate::{ChatTemplate, Error, GenerationDefaults, ModelConfig, Result, Stops, Tokenizer, gguf};
 pub use crate::{DType, Tensor};
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes that several owners may read: a mapped file, a part of the program, or memory.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type SharedBytes = Arc<dyn Source>;
 
 /// An opened checkpoint: configuration, tokenizer and checked tensors.
 #[derive(Debug)]

@@ -3,8 +3,32 @@
 
 use crate::{Error, Result};
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Bytes that tensors lie in.
+pub trait Source: AsRef<[u8]> + Send + Sync {
+    /// Says that the bytes at `range` will hardly be read again; what a file holds need not stay in memory then.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Source for Vec<u8> {}
+impl Source for &'static [u8] {}
+
+impl Source for MappedFile {
+    fn release(&self, range: Range<usize>) {
+        // Only whole pages inside the range: its neighbours may be in use.
+        const PAGE: usize = 4096;
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end.min(self.bytes.len()) / PAGE * PAGE);
+        if start < end {
+            // SAFETY: the mapping is read-only and backed by the file, so pages that are dropped come back from there
+            // unchanged. Where the system refuses, nothing is lost but memory.
+            let _ =
+                unsafe { self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+}
 
 /// A file's bytes, mapped read-only. Clones share the mapping.
 #[derive(Clone, Debug)]

@@ -100,7 +100,7 @@ impl Tensor {
 
     /// The bytes' owner and the place of this tensor in it, for in-place use; copied only if the file has the rows in
     /// another order.
-    pub fn shared(&self) -> (SharedBytes, Range<usize>) {
+    pub fn shared(&self) -> (Arc<dyn AsRef<[u8]> + Send + Sync>, Range<usize>) {
         match self.bytes() {
             Cow::Borrowed(_) => (self.source.clone(), self.start..self.end),
             Cow::Owned(bytes) => {
@@ -108,6 +108,12 @@ impl Tensor {
                 (Arc::new(bytes), range)
             }
         }
+    }
+
+    /// Says that the tensor was taken over and will hardly be read again: what a mapped file holds of it may leave
+    /// memory until then.
+    pub fn release(&self) {
+        self.source.release(self.start..self.end);
     }
 
     /// The elements as f32, copied.

@@ -30,6 +30,8 @@ pub enum Command {
     Inspect(Inspect),
     Convert(Convert),
     Quantize(Quantize),
+    #[cfg(feature = "pull")]
+    Pull(crate::commands::pull::Pull),
     Completions(Completions),
 }
 
@@ -329,7 +331,7 @@ pub struct Model {
 /// In which type to run the weights.
 #[derive(Debug, ClapArgs)]
 pub struct Weights {
-    /// Convert the matrices while loading: f32, bf16, q8 (8.5 bits a weight), q4 (4.5 bits); the file's own type if left out
+    /// Convert the matrices while loading: f32, bf16, q8 (8.5 bits a weight), q4_1 (5 bits), q4 (4.5 bits); the file's own type if left out
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<parloop_kernels::WeightType>,
     /// Keep keys and values as f32, bf16 (half the memory) or q8 (a quarter)

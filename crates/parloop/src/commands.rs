@@ -5,6 +5,8 @@ mod chat;
 mod convert;
 mod demo;
 mod inspect;
+#[cfg(feature = "pull")]
+pub mod pull;
 mod quantize;
 mod run;
 mod score;
@@ -48,6 +50,8 @@ pub fn run(args: Args) -> Result<()> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Convert(args) => convert::convert(&args),
         Command::Quantize(args) => quantize::quantize(&args),
+        #[cfg(feature = "pull")]
+        Command::Pull(args) => pull::pull(&args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "parloop", &mut script);

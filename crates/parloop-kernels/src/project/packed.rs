@@ -34,10 +34,26 @@ impl Tiles for Packed {
         // SAFETY: the caller's promise.
         unsafe {
             match weights.kind().bits() {
-                Some(Bits::Eight) => tiles::<S, true>(task, weights, first, count, out),
-                _ => tiles::<S, false>(task, weights, first, count, out),
+                Some(Bits::Eight) => tiles::<S, EIGHT>(task, weights, first, count, out),
+                Some(Bits::FourMin) => tiles::<S, FOUR_MIN>(task, weights, first, count, out),
+                _ => tiles::<S, FOUR>(task, weights, first, count, out),
             }
         }
+    }
+}
+
+/// The types of weights, as numbers that functions can be made for.
+const EIGHT: u8 = 0;
+const FOUR: u8 = 1;
+const FOUR_MIN: u8 = 2;
+
+/// The type with a number.
+#[inline(always)]
+const fn bits(kind: u8) -> Bits {
+    match kind {
+        EIGHT => Bits::Eight,
+        FOUR_MIN => Bits::FourMin,
+        _ => Bits::Four,
     }
 }
 
@@ -55,7 +71,7 @@ const STREAMS: usize = 2;
 const AHEAD: usize = 3 << 10;
 
 #[inline(always)]
-unsafe fn tiles<S: Simd, const EIGHT: bool>(
+unsafe fn tiles<S: Simd, const KIND: u8>(
     task: &Task<'_>,
     weights: &Weights,
     first: usize,
@@ -78,8 +94,8 @@ unsafe fn tiles<S: Simd, const EIGHT: bool>(
             if !paired::<S>() {
                 let to = &mut out[r * TILE..];
                 match block {
-                    1 => rows::<S, EIGHT, 1>(packed, input, to),
-                    _ => rows::<S, EIGHT, 2>(packed, input, to),
+                    1 => rows::<S, KIND, 1>(packed, input, to),
+                    _ => rows::<S, KIND, 2>(packed, input, to),
                 }
             } else {
                 // A tile without a neighbour is its own: the second result is not looked at.
@@ -87,10 +103,10 @@ unsafe fn tiles<S: Simd, const EIGHT: bool>(
                 let (to, second) = out.split_at_mut(n * TILE);
                 let to = [&mut to[r * TILE..], &mut second[r * TILE..]];
                 match block {
-                    1 => pairs::<S, EIGHT, 1>(pair, input, to),
-                    2 => pairs::<S, EIGHT, 2>(pair, input, to),
-                    3 => pairs::<S, EIGHT, 3>(pair, input, to),
-                    _ => pairs::<S, EIGHT, 4>(pair, input, to),
+                    1 => pairs::<S, KIND, 1>(pair, input, to),
+                    2 => pairs::<S, KIND, 2>(pair, input, to),
+                    3 => pairs::<S, KIND, 3>(pair, input, to),
+                    _ => pairs::<S, KIND, 4>(pair, input, to),
                 }
             }
         }
@@ -98,16 +114,22 @@ unsafe fn tiles<S: Simd, const EIGHT: bool>(
     }
 }
 
+/// The sum of a block of inputs: what a minimum is multiplied with.
+#[inline(always)]
+pub(super) fn block_sum(scale: f32, sum: f32) -> f32 {
+    scale * (sum.to_bits() as i32 as f32)
+}
+
 /// Two tiles for R rows, with 16 lanes.
 #[inline(always)]
-unsafe fn pairs<S: Simd, const EIGHT: bool, const R: usize>(
+unsafe fn pairs<S: Simd, const KIND: u8, const R: usize>(
     packed: [&[u8]; 2],
     input: Input,
     out: [&mut [MaybeUninit<f32>]; 2],
 ) {
     const GROUPS: usize = BLOCK / GROUP;
-    let bits = if EIGHT { Bits::Eight } else { Bits::Four };
-    let offset = if EIGHT { S::Q8_OFFSET } else { 8 };
+    let bits = bits(KIND);
+    let offset = if KIND == EIGHT { S::Q8_OFFSET } else { bits.offset() };
     let per_row = input.stride / BLOCK;
     // SAFETY: as in `rows`.
     unsafe {
@@ -123,10 +145,10 @@ unsafe fn pairs<S: Simd, const EIGHT: bool, const R: usize>(
             for half in 0..2 {
                 let b = 2 * s + half;
                 let mut w = [[S::splat_int(0); GROUPS]; 2];
-                let mut scales = [S::zero(); 2];
+                let (mut scales, mut minima) = ([S::zero(); 2], [S::zero(); 2]);
                 for t in 0..2 {
-                    let values = at[t].add(SCALES + half * bits.block_bytes());
-                    if EIGHT {
+                    let values = at[t].add(bits.header() + half * bits.block_bytes());
+                    if KIND == EIGHT {
                         for j in 0..GROUPS {
                             w[t][j] = S::load_int(values.add(j * 64));
                         }
@@ -138,6 +160,9 @@ unsafe fn pairs<S: Simd, const EIGHT: bool, const R: usize>(
                         }
                     }
                     scales[t] = S::load_f16(at[t].add(2 * half * TILE).cast());
+                    if bits.has_min() {
+                        minima[t] = S::load_f16(at[t].add(SCALES + 2 * half * TILE).cast());
+                    }
                 }
                 for r in 0..R {
                     let [scale, sum] = *input.blocks.add(r * per_row + b);
@@ -147,12 +172,19 @@ unsafe fn pairs<S: Simd, const EIGHT: bool, const R: usize>(
                     for j in 0..GROUPS {
                         let x = S::splat_int(row.add(j * GROUP).cast::<i32>().read_unaligned());
                         for t in 0..2 {
-                            dot[t] = if EIGHT { S::dot_q8(dot[t], w[t][j], x) } else { S::dot_q4(dot[t], w[t][j], x) };
+                            dot[t] = if KIND == EIGHT {
+                                S::dot_q8(dot[t], w[t][j], x)
+                            } else {
+                                S::dot_q4(dot[t], w[t][j], x)
+                            };
                         }
                     }
-                    let scale = S::splat(scale);
+                    let weight = S::splat(scale);
                     for t in 0..2 {
-                        acc[t][r] = S::fma(S::to_float(dot[t]), S::mul(scales[t], scale), acc[t][r]);
+                        acc[t][r] = S::fma(S::to_float(dot[t]), S::mul(scales[t], weight), acc[t][r]);
+                        if bits.has_min() {
+                            acc[t][r] = S::fma(minima[t], S::splat(block_sum(scale, sum)), acc[t][r]);
+                        }
                     }
                 }
             }
@@ -167,10 +199,10 @@ unsafe fn pairs<S: Simd, const EIGHT: bool, const R: usize>(
 
 /// Sixteen outputs for R rows.
 #[inline(always)]
-unsafe fn rows<S: Simd, const EIGHT: bool, const R: usize>(packed: &[u8], input: Input, out: &mut [MaybeUninit<f32>]) {
+unsafe fn rows<S: Simd, const KIND: u8, const R: usize>(packed: &[u8], input: Input, out: &mut [MaybeUninit<f32>]) {
     const GROUPS: usize = BLOCK / GROUP;
-    let bits = if EIGHT { Bits::Eight } else { Bits::Four };
-    let offset = if EIGHT { S::Q8_OFFSET } else { 8 };
+    let bits = bits(KIND);
+    let offset = if KIND == EIGHT { S::Q8_OFFSET } else { bits.offset() };
     let per_row = input.stride / BLOCK;
     // SAFETY: superblocks cover `stride` inputs, to which the rows are padded; the tile has 16 outputs.
     unsafe {
@@ -192,12 +224,12 @@ unsafe fn rows<S: Simd, const EIGHT: bool, const R: usize>(packed: &[u8], input:
                 for half in 0..2 {
                     let b = 2 * s + half;
                     let x = input.rows.add(b * BLOCK);
-                    let values = at.add(SCALES + half * bits.block_bytes());
+                    let values = at.add(bits.header() + half * bits.block_bytes());
                     for h in 0..TILE / S::LANES {
                         // Outputs of this half of the tile (of the whole tile, with 16 lanes).
                         let lanes = h * S::LANES * GROUP;
                         let mut w = [S::splat_int(0); GROUPS];
-                        if EIGHT {
+                        if KIND == EIGHT {
                             for j in 0..GROUPS {
                                 w[j] = S::load_int(values.add(j * 64 + lanes));
                             }
@@ -208,17 +240,24 @@ unsafe fn rows<S: Simd, const EIGHT: bool, const R: usize>(packed: &[u8], input:
                                 w[j + GROUPS / 2] = S::high_nibbles(both);
                             }
                         }
-                        let scales = S::load_f16(at.add(2 * (half * TILE + h * S::LANES)).cast());
+                        let place = 2 * (half * TILE + h * S::LANES);
+                        let scales = S::load_f16(at.add(place).cast());
+                        let minima =
+                            if bits.has_min() { S::load_f16(at.add(SCALES + place).cast()) } else { S::zero() };
                         for r in 0..R {
                             let [scale, sum] = *input.blocks.add(r * per_row + b);
                             let row = x.add(r * input.stride);
                             let mut dot = S::splat_int(-offset * sum.to_bits() as i32);
                             for j in 0..GROUPS {
                                 let x = S::splat_int(row.add(j * GROUP).cast::<i32>().read_unaligned());
-                                dot = if EIGHT { S::dot_q8(dot, w[j], x) } else { S::dot_q4(dot, w[j], x) };
+                                dot = if KIND == EIGHT { S::dot_q8(dot, w[j], x) } else { S::dot_q4(dot, w[j], x) };
                             }
-                            let scale = S::mul(scales, S::splat(scale));
-                            acc[stream][h][r] = S::fma(S::to_float(dot), scale, acc[stream][h][r]);
+                            let product = S::mul(scales, S::splat(scale));
+                            acc[stream][h][r] = S::fma(S::to_float(dot), product, acc[stream][h][r]);
+                            if bits.has_min() {
+                                let sum = S::splat(block_sum(scale, sum));
+                                acc[stream][h][r] = S::fma(minima, sum, acc[stream][h][r]);
+                            }
                         }
                     }
                 }

@@ -59,9 +59,9 @@ unsafe fn row_generic<S: Simd>(x: &[f32], norm: Option<Norm<'_>>, forms: Forms<'
         if let Some((layout, row, out)) = forms.tiles {
             let (mut values, mut scales) = ([0; PADDING], [[0.0; 2]; BLOCKS]);
             quant::quantize_row(&part, &mut values, &mut scales);
-            for (b, (values, [scale, _])) in values.chunks_exact(quant::BLOCK).zip(scales).enumerate() {
+            for (b, (values, scales)) in values.chunks_exact(quant::BLOCK).zip(scales).enumerate() {
                 // SAFETY: this row is prepared by one task only, in a buffer made for the layout.
-                unsafe { layout.put(row, i * BLOCKS + b, values, scale, out) };
+                unsafe { layout.put(row, i * BLOCKS + b, values, scales, out) };
             }
         }
         if let Some(to) = bytes.get_mut(at) {

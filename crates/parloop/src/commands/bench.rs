@@ -52,7 +52,7 @@ pub struct Bench {
     /// How the loops run
     #[arg(long, value_enum, value_delimiter = ',', default_value = "one-pass")]
     modes: Vec<ModeName>,
-    /// Weight types: f32, bf16, q8, q4; bf16 for shapes and the file's own for models if left out
+    /// Weight types: f32, bf16, q8, q4_1, q4; bf16 for shapes and the file's own for models if left out
     #[arg(long, value_delimiter = ',')]
     weights: Vec<WeightType>,
     /// Type of keys and values: f32, bf16 or q8

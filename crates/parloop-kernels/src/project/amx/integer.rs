@@ -13,26 +13,29 @@ use crate::isa::kernel;
 use crate::memory::{Line, Lines};
 use crate::project::Effect;
 use crate::project::dense::{self, TILE, Task};
+use crate::project::packed::block_sum;
 use crate::quant::{self, Bits};
 use crate::simd::Simd;
-use crate::weights::Weights;
+use crate::weights::{WeightType, Weights};
 use std::arch::asm;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 /// Blocks of a stretch.
 const DEPTH: usize = 16;
-/// Lines of a block, of 16 rows or of 16 outputs: 512 bytes, and 16 scales.
-const BLOCK_LINES: usize = 9;
+/// Lines of a block, of 16 rows or of 16 outputs: 512 bytes, 16 scales, and 16 sums or minima.
+const BLOCK_LINES: usize = 10;
 /// Blocks between a tile product and the use of its result: what a tile instruction stores cannot be loaded at once.
 const LAG: usize = 2;
 /// Places for results on their way; a power of two above [`LAG`].
 const SLOTS: usize = 4;
 /// The line of the scales.
 const SCALES: usize = 8;
+/// The line of the sums of a row's block, or of the minima of weights.
+const SUMS: usize = 9;
 
 /// Where the quantised inputs of some rows lie: `[stretches][groups of 16 rows][DEPTH]` blocks, each `[16 rows][32]` bytes
-/// and `[16 rows]` scales.
+/// `[16 rows]` scales and `[16 rows]` sums.
 #[derive(Clone, Copy)]
 pub(in crate::project) struct Layout {
     groups: usize,
@@ -62,7 +65,7 @@ impl Layout {
     /// # Safety
     /// No one else may write this row; `out` has [`Layout::lines`].
     #[inline(always)]
-    pub unsafe fn put(self, row: usize, block: usize, values: &[i8], scale: f32, out: SharedMut<Line>) {
+    pub unsafe fn put(self, row: usize, block: usize, values: &[i8], [scale, sum]: [f32; 2], out: SharedMut<Line>) {
         let at = self.block(row / BLOCK, block);
         assert!(values.len() == quant::BLOCK && at + BLOCK_LINES <= out.1, "place of a block");
         // SAFETY: in range by the assertion; exclusive by the caller's promise. Written through pointers, because the
@@ -72,6 +75,7 @@ impl Layout {
             let place = to.cast::<[i8; quant::BLOCK]>().add(row % BLOCK);
             std::ptr::copy_nonoverlapping(values.as_ptr(), place.cast(), quant::BLOCK);
             to.add(SCALES).cast::<f32>().add(row % BLOCK).write(scale);
+            to.add(SUMS).cast::<f32>().add(row % BLOCK).write(block_sum(scale, sum));
         }
     }
 }
@@ -127,7 +131,12 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
                         let out = &mut results[((m * tiles + tile + i) * groups + group) * BLOCK..][..BLOCK];
                         let w = panel[i * depth * BLOCK_LINES..].as_ptr();
                         // SAFETY: `depth` blocks of inputs from `x` on and as many of weights in the panel.
-                        unsafe { multiply::<S>(w, x, depth, out.as_mut_ptr().cast()) };
+                        unsafe {
+                            match weights.kind() {
+                                WeightType::Q4Min => multiply::<S, true>(w, x, depth, out.as_mut_ptr().cast()),
+                                _ => multiply::<S, false>(w, x, depth, out.as_mut_ptr().cast()),
+                            }
+                        }
                     }
                 }
                 tile += pair;
@@ -162,7 +171,7 @@ fn fill(weights: &Weights, tile: usize, block: usize, panel: &mut [Line]) {
     for (i, out) in panel.chunks_exact_mut(BLOCK_LINES).enumerate() {
         let (s, half) = ((block + i) / 2, (block + i) % 2);
         let from = &data[s * bits.super_bytes()..][..bits.super_bytes()];
-        let (scales, values) = from.split_at(quant::SCALES);
+        let (header, values) = from.split_at(bits.header());
         let values = &values[half * bits.block_bytes()..][..bits.block_bytes()];
         match bits {
             Bits::Eight => {
@@ -170,27 +179,32 @@ fn fill(weights: &Weights, tile: usize, block: usize, panel: &mut [Line]) {
                     out.0.iter_mut().zip(line).for_each(|(o, v)| *o = v ^ 0x80);
                 }
             }
-            Bits::Four => {
-                let (low, high) = out.split_at_mut(4);
+            Bits::Four | Bits::FourMin => {
+                let (offset, (low, high)) = (bits.offset() as u8, out.split_at_mut(4));
                 for ((low, high), line) in low.iter_mut().zip(high).zip(values.chunks_exact(64)) {
                     for j in 0..64 {
-                        low.0[j] = (line[j] & 0xF).wrapping_sub(8);
-                        high.0[j] = (line[j] >> 4).wrapping_sub(8);
+                        low.0[j] = (line[j] & 0xF).wrapping_sub(offset);
+                        high.0[j] = (line[j] >> 4).wrapping_sub(offset);
                     }
                 }
             }
         }
-        let scales = scales[half * 2 * TILE..][..2 * TILE].chunks_exact(2);
-        for (out, scale) in out[SCALES].0.chunks_exact_mut(4).zip(scales) {
-            let scale = half::f16::from_le_bytes([scale[0], scale[1]]).to_f32();
-            out.copy_from_slice(&scale.to_le_bytes());
+        let halves = |line: &mut Line, at: usize| {
+            let from = header[at + half * 2 * TILE..][..2 * TILE].chunks_exact(2);
+            for (out, x) in line.0.chunks_exact_mut(4).zip(from) {
+                out.copy_from_slice(&half::f16::from_le_bytes([x[0], x[1]]).to_f32().to_le_bytes());
+            }
+        };
+        halves(&mut out[SCALES], 0);
+        if bits.has_min() {
+            halves(&mut out[SUMS], quant::SCALES);
         }
     }
 }
 
 /// Adds `depth` blocks of 16 rows x 16 outputs to `out [16 rows][16]`.
 #[inline(always)]
-unsafe fn multiply<S: Simd>(w: *const Line, x: *const Line, depth: usize, out: *mut f32) {
+unsafe fn multiply<S: Simd, const MIN: bool>(w: *const Line, x: *const Line, depth: usize, out: *mut f32) {
     let mut dots = [[Line::ZERO; BLOCK]; SLOTS];
     // SAFETY: the caller's promise.
     unsafe {
@@ -219,9 +233,14 @@ unsafe fn multiply<S: Simd>(w: *const Line, x: *const Line, depth: usize, out: *
                 let (w, x) = (w.add(i * BLOCK_LINES), x.add(i * BLOCK_LINES));
                 let scales = S::load(w.add(SCALES).cast());
                 let x_scales = x.add(SCALES).cast::<f32>();
+                let minima = if MIN { S::load(w.add(SUMS).cast()) } else { S::zero() };
+                let x_sums = x.add(SUMS).cast::<f32>();
                 for r in 0..BLOCK {
                     let dot = S::to_float(S::load_int(dots[i % SLOTS].as_ptr().add(r).cast()));
                     acc[r] = S::fma(dot, S::mul(scales, S::splat(*x_scales.add(r))), acc[r]);
+                    if MIN {
+                        acc[r] = S::fma(minima, S::splat(*x_sums.add(r)), acc[r]);
+                    }
                 }
             }
         }
