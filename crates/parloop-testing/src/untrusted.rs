@@ -68,7 +68,9 @@ impl Format {
     /// Valid inputs.
     pub fn samples(&self) -> Vec<Vec<u8>> {
         match self.name {
-            "index" => vec![br#"{"metadata": {}, "weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}"#.to_vec()],
+            "index" => {
+                vec![br#"{"metadata": {}, "weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}"#.to_vec()]
+            }
             "gguf" => vec![small_gguf()],
             "tokenizer_json" => {
                 let trained = Tokenizer::train_bpe("the cat sat on the mat, the cat", 270).unwrap();
@@ -147,37 +149,43 @@ fn small_gguf() -> Vec<u8> {
     out
 }
 
-fn safetensors(data: &[u8]) {
+/// The weights of a checkpoint.
+pub fn safetensors(data: &[u8]) {
     let config = include_str!("../../../tests/families/llama/config.json");
     let _ = Checkpoint::from_parts(config, Arc::new(data.to_vec()), None);
 }
 
-fn index(data: &[u8]) {
+/// The index of a checkpoint in shards.
+pub fn index(data: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(root().join("tests/families/llama/config.json"), folder.path().join("config.json")).unwrap();
     std::fs::write(folder.path().join("model.safetensors.index.json"), data).unwrap();
     let _ = Checkpoint::open(folder.path());
 }
 
-fn gguf(data: &[u8]) {
+/// A GGUF file.
+pub fn gguf(data: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, data).unwrap();
     let _ = Checkpoint::open(&path);
 }
 
-fn config(data: &[u8]) {
+/// A `config.json` of any family.
+pub fn config(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = family::parse(text);
     }
 }
 
-fn pieces(data: &[u8]) {
+/// A SentencePiece `tokenizer.model`.
+pub fn pieces(data: &[u8]) {
     let tokenizer = Pieces::from_bytes(data).and_then(|p| Tokenizer::from_pieces(p, Conventions::default()));
     tokenizer.iter().for_each(use_tokenizer);
 }
 
-fn tokenizer_json(data: &[u8]) {
+/// A `tokenizer.json`, which is then used.
+pub fn tokenizer_json(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         Tokenizer::from_json(text).iter().for_each(use_tokenizer);
     }
@@ -190,7 +198,8 @@ fn use_tokenizer(tokenizer: &Tokenizer) {
     let _ = tokenizer.decode(&[0, 1, 300, u32::MAX]);
 }
 
-fn chat_template(data: &[u8]) {
+/// A chat template, which is then used.
+pub fn chat_template(data: &[u8]) {
     let source = ChatSource { template: String::from_utf8_lossy(data).into_owned(), ..ChatSource::default() };
     let messages = vec![Message::new("system", "Be brief."), Message::new("user", "Hello")];
     let conversation = Conversation { messages, add_generation_prompt: true, ..Conversation::default() };

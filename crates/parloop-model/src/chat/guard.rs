@@ -14,6 +14,9 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 /// The filter behind every reading of a variable.
 const VALUE: &str = "|parloop_value";
+/// The filter behind what is indexed: an index into a text counts its characters, and minijinja charges filters, not
+/// indices, for the length of a text.
+const INDEXED: &str = "|parloop_indexed)";
 /// The filter around every factor.
 const FACTOR: &str = "|parloop_factor";
 /// Most words and signs in one tag: the template's parser calls itself once for many of them.
@@ -208,9 +211,15 @@ impl<'a> Tag<'a> {
                 continue;
             }
             let last = self.chain(i + 1) - 1;
+            let start = self.tokens[i].end - word.len();
+            for j in i + 1..=last {
+                if self.word(j) == "[" && self.depth[j] == self.depth[i] {
+                    self.insertions.push((start, "("));
+                    self.filter(j - 1, INDEXED);
+                }
+            }
             if i > from && self.is_test(i - 1) {
                 // The one argument of a test that stands without brackets.
-                let start = self.tokens[i].end - word.len();
                 self.insertions.push((start, "("));
                 self.filter(last, VALUE);
                 self.insertions.push((self.tokens[last].end, ")"));
@@ -305,6 +314,7 @@ fn number(text: &str) -> usize {
 
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(VALUE.trim_start_matches('|'), paid);
+    environment.add_filter(INDEXED.trim_matches(['|', ')']), |value: Value| value);
     environment.add_filter(FACTOR.trim_start_matches('|'), |value: Value| match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {
             Err(Error::new(ErrorKind::InvalidOperation, "a chat template cannot repeat a list with *"))
