@@ -5,7 +5,9 @@
 
 use crate::Rng;
 use parloop_model::tokenizer::{Conventions, Pieces};
-use parloop_model::{ChatSource, ChatTemplate, Checkpoint, Conversation, Message, Tokenizer, family};
+use parloop_model::{
+    ChatSource, ChatTemplate, Checkpoint, Conversation, DType, Message, Recipe, Tokenizer, family, gguf, tensors,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +29,7 @@ pub const FORMATS: [Format; 7] = [
         samples: &["tests/families/llama/model.safetensors", "tests/goldens/plt2/model.safetensors"],
     },
     Format { name: "index", one: index, samples: &[] },
-    Format { name: "gguf", one: gguf, samples: &[] },
+    Format { name: "gguf", one: gguf_file, samples: &[] },
     Format {
         name: "config",
         one: config,
@@ -120,33 +122,22 @@ impl Format {
     }
 }
 
-/// A GGUF of one number of metadata and one tensor, by the letter of its specification.
+/// A small model with a tokenizer as a GGUF file.
 fn small_gguf() -> Vec<u8> {
-    let mut out = b"GGUF".to_vec();
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.extend((text.len() as u64).to_le_bytes());
-        out.extend(text.as_bytes());
-    };
-    out.extend(3u32.to_le_bytes());
-    out.extend(1u64.to_le_bytes());
-    out.extend(2u64.to_le_bytes());
-    text(&mut out, "general.architecture");
-    out.extend(8u32.to_le_bytes());
-    text(&mut out, "llama");
-    text(&mut out, "tokenizer.ggml.tokens");
-    out.extend(9u32.to_le_bytes());
-    out.extend(8u32.to_le_bytes());
-    out.extend(2u64.to_le_bytes());
-    text(&mut out, "a");
-    text(&mut out, "b");
-    text(&mut out, "token_embd.weight");
-    out.extend(2u32.to_le_bytes());
-    out.extend(32u64.to_le_bytes());
-    out.extend(2u64.to_le_bytes());
-    out.extend(0u32.to_le_bytes());
-    out.extend(0u64.to_le_bytes());
-    out.resize(out.len().next_multiple_of(32) + 256, 0);
-    out
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let tokenizer = Tokenizer::train_bpe("the cat sat on the mat, the cat", 270).unwrap();
+    let mut rng = Rng(5);
+    let mut config = crate::config_with(&mut rng, Recipe::plt(2));
+    config.vocab_size = 280;
+    let values = crate::checkpoint(&config, &mut rng);
+    let specs = tensors::expected(&config);
+    let data: Vec<_> = specs.iter().map(|s| values.tensor(&s.name).unwrap().to_f32()).collect();
+    let tensors = specs.into_iter().zip(&data).map(|(s, d)| (s.name, s.shape, d.as_slice()));
+    let checkpoint = Checkpoint::from_f32(config, tensors, Some(tokenizer)).unwrap();
+    gguf::quantize(&checkpoint, &path, DType::F16, 1, &mut |_, _| ()).unwrap();
+    Checkpoint::open(&path).unwrap();
+    std::fs::read(&path).unwrap()
 }
 
 /// The weights of a checkpoint.
@@ -164,7 +155,7 @@ pub fn index(data: &[u8]) {
 }
 
 /// A GGUF file.
-pub fn gguf(data: &[u8]) {
+pub fn gguf_file(data: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, data).unwrap();

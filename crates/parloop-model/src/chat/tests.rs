@@ -165,13 +165,13 @@ fn what_guards_a_template_changes_no_meaning() {
         ("{{ messages[0]['role'][0] }}{{ messages[-1].content[1:3] }}", "uel"),
         ("{% set x = [1, 2, 3][1:] %}{{ x }}{{ x[0] * 2 + x|length * -3 }}", "[2, 3]-2"),
         ("{{ 2 * 'ab' }}{{ -(messages|length) * 2 ** 2 }}", "abab-4"),
-        ("{{ nothing is defined }}{{ nothing.x is not defined }}{{ messages is iterable }}", "falsetruetrue"),
-        ("{% for k, v in {'a': 1}.items() if v is eq 1 %}{{ k ~ v }}{{ loop.last }}{% endfor %}", "a1true"),
+        ("{{ nothing is defined }}{{ messages[0].x is not defined }}{{ messages is iterable }}", "FalseTrueTrue"),
+        ("{% for k, v in {'a': 1}.items() if v is eq 1 %}{{ k ~ v }}{{ loop.last }}{% endfor %}", "a1True"),
         ("{% raw %}{{ x[0] * y }}{% endraw %}{# {{ x * #}{{ '}}' ~ \"%}\" }}", "{{ x[0] * y }}}}%}"),
         ("{% macro m(a, b='z') %}{{ a ~ b }}{{ caller() }}{% endmacro %}{% call m('x') %}in{% endcall %}", "xzin"),
         ("{% set s | upper %}a{{ {'b': {'c': 'd'}}['b']['c'] }}{% endset %}{{ s }}", "AD"),
-        ("{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{{ 3 is divisibleby 3 }}", "3true"),
-        ("{% set one = 1 %}{{ one is in [one] and 1 not in [2] }}", "true"),
+        ("{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{{ 3 is divisibleby 3 }}", "3True"),
+        ("{% set one = 1 %}{{ one is in [one] and 1 not in [2] }}", "True"),
     ] {
         assert_eq!(rendered(template, &said("hello")).unwrap(), text, "{template}");
     }
