@@ -6,6 +6,7 @@
 //! make are bounded, and it reaches no file.
 
 mod functions;
+mod guard;
 mod source;
 
 use crate::{Error, Result};
@@ -113,9 +114,14 @@ impl ChatTemplate {
         environment.set_recursion_limit(DEPTH);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         functions::add_to(&mut environment);
+        guard::add_to(&mut environment);
+        // It would show everything, whatever its size.
+        environment.remove_global("debug");
         for (name, text) in [(DEFAULT, Some(&source.template)), (TOOL_USE, source.tool_use.as_ref())] {
             if let Some(text) = text {
-                environment.add_template_owned(name, source::without_generation_tags(text)).map_err(fail)?;
+                let text = guard::guarded(&source::without_generation_tags(text))
+                    .map_err(|what| Error::Input(format!("the chat template cannot be read: {what}")))?;
+                environment.add_template_owned(name, text).map_err(fail)?;
             }
         }
         let tokens = source.tokens.iter().map(|(name, token)| (name.clone(), token.as_str().into())).collect();

@@ -95,9 +95,13 @@ impl Tokenizer {
     /// # Errors
     /// The text is not a tokenizer.
     pub fn from_json(text: &str) -> Result<Self> {
-        text.parse::<tokenizers::Tokenizer>()
+        let fail = |e: &dyn std::fmt::Display| Error::Input(format!("is not a Hugging Face tokenizer: {e}"));
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| fail(&e))?;
+        // The library panics on some parts that are JSON but no tokenizer.
+        std::panic::catch_unwind(|| text.parse::<tokenizers::Tokenizer>())
+            .map_err(|_| fail(&"a part of it is of a kind that no tokenizer has"))?
             .map(|t| Self::HuggingFace(Box::new(t)))
-            .map_err(|e| Error::Input(format!("is not a Hugging Face tokenizer: {e}")))
+            .map_err(|e| fail(&e))
     }
 
     /// Trains a byte-level BPE tokenizer with `vocab_size` ids on a text; the last id is [`END_OF_TEXT`]. A short or

@@ -5,6 +5,7 @@
 
 mod golden;
 mod random;
+pub mod untrusted;
 
 pub use golden::{FAMILIES, FamilyCase, GOLDENS, Golden};
 pub use random::{Rng, checkpoint, config, config_with};

@@ -106,6 +106,81 @@ fn a_template_without_end_or_bounds_is_stopped() {
 }
 
 #[test]
+fn values_are_paid_with_all_that_hides_behind_them() {
+    let grown = |start: &str, step: &str, times: usize| {
+        format!("{{% set ns = namespace(s={start}, t={start}) %}}{{% for i in range({times}) %}}{step}{{% endfor %}}")
+    };
+    let double = "{% set ns.s = [ns.s, ns.s] %}{% set ns.t = [ns.t, ns.t] %}";
+    let shared = [
+        "{{ ns.s | string | length }}",
+        "{{ ns.s }}",
+        "{{ (ns.s ~ 'a') | length }}",
+        "{{ ns.s == ns.t }}",
+        "{{ ns.s in 'abc' }}",
+        "{{ ns.s is eq ns.t }}",
+        "{{ 'x' is in ns.s }}",
+        "{{ {ns.s: 1} | length }}",
+        "{{ [ns.s, ns.t] | sort | length }}",
+        "{{ [ns.s, ns.s] | unique | list | length }}",
+        "{{ ','.join(ns.s) | length }}",
+        "{{ '{}'.format(ns.s) | length }}",
+        "{% filter replace('a', ns.s) %}a{% endfilter %}",
+        "{% macro m(a=ns.s ~ '') %}{{ a }}{% endmacro %}{{ m() }}",
+        "{% macro m(a) %}{{ caller(a) }}{% endmacro %}{% call(b) m(ns.s) %}{{ b }}{% endcall %}",
+        "{{ messages[ns.s] }}",
+    ];
+    let mut hostile: Vec<String> = shared.iter().map(|end| grown("['x']", double, 60) + end).collect();
+    hostile.extend([
+        grown("['x']", "{% set ns.s = ns.s + ns.s %}", 60),
+        grown("['x']", "{% set ns.s = ns.s | chain(ns.s) %}", 60),
+        grown("['x']", "{% set ns.s = [ns.s] %}", 90_000),
+        grown("['x']", "{% set ns.s = {'a': ns.s} %}", 90_000),
+        grown("['x']", "{% set ns.s = namespace(a=ns.s) %}", 90_000),
+        grown("['x']", "{% set ns.s = ns.s + [i] %}", 90_000),
+        grown("'x' * 10000000", "{% set x = ns.s[-1] %}", 90_000),
+        grown("'x' * 10000000", "{% set x = ns.s == ns.t %}", 90_000),
+        "{% macro m(x, n) %}{% if n %}{{ m([x, x], n - 1) }}{% else %}{{ x }}{% endif %}{% endmacro %}{{ m([1], 60) }}"
+            .into(),
+        "{% set ns = namespace(s=1) %}{% set ns.s = ns %}{{ ns }}".into(),
+        "{{ [[[[1] * 10000] * 10000] * 10000] * 10000 }}".into(),
+        "{{ 10000 * [10000 * [10000 * [1]]] }}".into(),
+        "{{ debug() }}".into(),
+        format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(100_000)),
+        format!("{{{{ messages{} }}}}", ".a".repeat(100_000)),
+        format!("{{{{ messages{} }}}}", "|list".repeat(100_000)),
+        format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(50_000)),
+    ]);
+    for template in hostile {
+        let start = std::time::Instant::now();
+        let name = &template[..template.len().min(200)];
+        assert!(rendered(&template, &said("a")).is_err(), "{name} was written");
+        assert!(start.elapsed().as_secs() < 5, "{name} took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn what_guards_a_template_changes_no_meaning() {
+    for (template, text) in [
+        ("{{ messages[0]['role'][0] }}{{ messages[-1].content[1:3] }}", "uel"),
+        ("{% set x = [1, 2, 3][1:] %}{{ x }}{{ x[0] * 2 + x|length * -3 }}", "[2, 3]-2"),
+        ("{{ 2 * 'ab' }}{{ -(messages|length) * 2 ** 2 }}", "abab-4"),
+        ("{{ nothing is defined }}{{ messages[0].x is not defined }}{{ messages is iterable }}", "FalseTrueTrue"),
+        ("{% for k, v in {'a': 1}.items() if v is eq 1 %}{{ k ~ v }}{{ loop.last }}{% endfor %}", "a1True"),
+        ("{% raw %}{{ x[0] * y }}{% endraw %}{# {{ x * #}{{ '}}' ~ \"%}\" }}", "{{ x[0] * y }}}}%}"),
+        ("{% macro m(a, b='z') %}{{ a ~ b }}{{ caller() }}{% endmacro %}{% call m('x') %}in{% endcall %}", "xzin"),
+        ("{% set s | upper %}a{{ {'b': {'c': 'd'}}['b']['c'] }}{% endset %}{{ s }}", "AD"),
+        ("{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{{ 3 is divisibleby 3 }}", "3True"),
+        ("{% set one = 1 %}{{ one is in [one] and 1 not in [2] }}", "True"),
+    ] {
+        assert_eq!(rendered(template, &said("hello")).unwrap(), text, "{template}");
+    }
+    for template in ["{% include 'x' %}", "{{ 'a }}", "{{ (1 }}", "{# x", "{% raw %}x"] {
+        assert!(rendered(template, &[]).unwrap_err().to_string().contains("cannot be read"), "{template}");
+    }
+}
+
+#[test]
 fn long_conversations_are_written_whole() {
     let template = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chat/llama3.jinja")).unwrap();
     let turn = |i: usize| Message::new(["user", "assistant"][i % 2], "word ".repeat(200));

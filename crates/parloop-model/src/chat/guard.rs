@@ -1,0 +1,368 @@
+//! Bounds on what a template can build.
+//!
+//! minijinja's fuel counts instructions and bytes, but not what hides behind shared values: `[x, x]` sixty times over is
+//! a small object whose text, or comparison, has no end, and lists within lists within lists overflow the stack when
+//! they are dropped. Every such value has to be read from a variable to grow, so here every reading of a variable is
+//! put through a filter, [`VALUE`], that pays for the whole tree behind it and refuses what nests too deeply. Lists are
+//! not repeated with `*` ([`FACTOR`]), the one way to grow without a variable.
+//!
+//! The filters are written into the source, where they bind to the operand before them and change no meaning. What
+//! cannot be followed here is refused.
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+/// The filter behind every reading of a variable.
+const VALUE: &str = "|parloop_value";
+/// The filter behind what is indexed: an index into a text counts its characters, and minijinja charges filters, not
+/// indices, for the length of a text.
+const INDEXED: &str = "|parloop_indexed)";
+/// The filter around every factor.
+const FACTOR: &str = "|parloop_factor";
+/// Most words and signs in one tag: the template's parser calls itself once for many of them.
+const MAX_TOKENS: usize = 1000;
+/// Most `elif` in a template, which its compiler nests.
+const MAX_ELIF: usize = 300;
+/// How deep a value may nest.
+const MAX_DEPTH: usize = 64;
+/// Units that are paid with one fuel; a byte of text is one, and so it is for minijinja.
+const UNITS: u64 = 64;
+/// Units of an element of a list or an entry of a map.
+const ELEMENT: u64 = 16;
+
+/// The template with a filter behind every reading of a variable.
+pub(super) fn guarded(template: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(template.len() * 2);
+    let (mut at, mut elifs) = (0, 0);
+    while let Some(start) = find(template, at, "{").map(|n| n - 1) {
+        let text = &template[start..];
+        let end = if text.starts_with("{#") {
+            find(template, start + 2, "#}").ok_or("a comment has no end")?
+        } else if text.starts_with("{{") || text.starts_with("{%") {
+            let mut tag = Tag::read(template, start)?;
+            let end = match tag.word(0) {
+                "raw" if tag.is_block => end_of_raw(template, tag.end)?,
+                "include" | "import" | "from" | "extends" if tag.is_block => {
+                    return Err("a chat template stands alone, but this one names another".into());
+                }
+                word => {
+                    elifs += usize::from(word == "elif");
+                    tag.guard()?;
+                    tag.end
+                }
+            };
+            out.push_str(&template[at..start]);
+            at = start;
+            tag.insertions.sort_by_key(|(offset, _)| *offset);
+            for (offset, text) in tag.insertions {
+                out.push_str(&template[at..offset]);
+                out.push_str(text);
+                at = offset;
+            }
+            end
+        } else {
+            start + 1
+        };
+        out.push_str(&template[at..end]);
+        at = end;
+    }
+    if elifs > MAX_ELIF {
+        return Err(format!("it has {elifs} elif, expected at most {MAX_ELIF}"));
+    }
+    Ok(out + &template[at..])
+}
+
+/// The end of the next `what`.
+fn find(text: &str, from: usize, what: &str) -> Option<usize> {
+    text.get(from..)?.find(what).map(|n| from + n + what.len())
+}
+
+fn end_of_raw(template: &str, mut at: usize) -> Result<usize, String> {
+    loop {
+        at = find(template, at, "{%").ok_or("a raw block has no end")?;
+        let inner = template[at..].trim_start_matches(['-', '+']).trim_start();
+        if let Some(rest) = inner.strip_prefix("endraw")
+            && let Some(rest) = rest.trim_start().trim_start_matches(['-', '+']).strip_prefix("%}")
+        {
+            return Ok(template.len() - rest.len());
+        }
+    }
+}
+
+/// A word, number, text or sign.
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    text: &'a str,
+    end: usize,
+}
+
+impl Token<'_> {
+    fn is_name(&self) -> bool {
+        self.text.starts_with(|c: char| c == '_' || c.is_alphabetic())
+    }
+}
+
+/// What stands between `{{` and `}}` or `{%` and `%}`.
+struct Tag<'a> {
+    tokens: Vec<Token<'a>>,
+    /// For each bracket, where its counterpart stands.
+    partner: Vec<usize>,
+    /// How many brackets are open around a token.
+    depth: Vec<usize>,
+    is_block: bool,
+    end: usize,
+    /// What to write, and where.
+    insertions: Vec<(usize, &'static str)>,
+}
+
+impl<'a> Tag<'a> {
+    /// Follows minijinja's lexer: a tag ends only where no bracket is open.
+    fn read(template: &'a str, start: usize) -> Result<Self, String> {
+        let is_block = template[start..].starts_with("{%");
+        let closing = if is_block { "%}" } else { "}}" };
+        let mut tag = Self { tokens: vec![], partner: vec![], depth: vec![], is_block, end: 0, insertions: Vec::new() };
+        let mut open = Vec::new();
+        let mut at = start + 2;
+        // A sign right behind the opening belongs to it.
+        at += usize::from(template[at..].starts_with(['-', '+']));
+        loop {
+            let rest = template[at..].trim_start_matches(|c: char| c.is_ascii_whitespace());
+            at = template.len() - rest.len();
+            let Some(first) = rest.chars().next() else { return Err("a tag has no end".into()) };
+            if open.is_empty() {
+                let signed = rest.strip_prefix(['-', '+']).unwrap_or(rest);
+                if let Some(after) = rest.strip_prefix(closing).or_else(|| signed.strip_prefix(closing)) {
+                    tag.end = template.len() - after.len();
+                    return Ok(tag);
+                }
+            }
+            let length = match first {
+                '"' | '\'' => end_of_text(rest, first).ok_or("a text has no end")?,
+                '0'..='9' => number(rest),
+                _ if ["//", "**", "==", "!=", ">=", "<="].iter().any(|sign| rest.starts_with(sign)) => 2,
+                c if c == '_' || c.is_alphabetic() => {
+                    rest.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(rest.len())
+                }
+                c if "+-*/%.,:~|=><()[]{}".contains(c) => 1,
+                c => return Err(format!("a tag holds the sign {c:?}")),
+            };
+            let index = tag.tokens.len();
+            if index == MAX_TOKENS {
+                return Err(format!("a tag has more than {MAX_TOKENS} words and signs"));
+            }
+            tag.partner.push(index);
+            if matches!(first, ')' | ']' | '}') {
+                let other: usize = open.pop().ok_or("a bracket was never opened")?;
+                (tag.partner[other], tag.partner[index]) = (index, other);
+            }
+            tag.depth.push(open.len());
+            if matches!(first, '(' | '[' | '{') {
+                open.push(index);
+            }
+            at += length;
+            tag.tokens.push(Token { text: &rest[..length], end: at });
+        }
+    }
+
+    /// The text of a token; empty where there is none.
+    fn word(&self, index: usize) -> &'a str {
+        self.tokens.get(index).map_or("", |t| t.text)
+    }
+
+    fn before(&self, index: usize) -> &'a str {
+        index.checked_sub(1).map_or("", |i| self.word(i))
+    }
+
+    /// Writes the filters.
+    fn guard(&mut self) -> Result<(), String> {
+        let head = if self.is_block { self.word(0) } else { "" };
+        let outside = |word: &str| (1..self.tokens.len()).find(|i| self.depth[*i] == 0 && self.word(*i) == word);
+        let from = match head {
+            "" => 0,
+            "for" => outside("in").map_or(self.tokens.len(), |i| i + 1),
+            "set" => outside("=").map_or(1, |i| i + 1),
+            _ => 1,
+        };
+        // Of these only what stands in brackets is an expression.
+        let names = match head {
+            "macro" | "call" | "filter" | "do" | "block" => true,
+            "set" => from == 1,
+            _ => false,
+        };
+        // The brackets that hold parameters.
+        let parameters = match head {
+            "macro" => 2,
+            "call" => 1,
+            _ => usize::MAX,
+        };
+        let parameters = if self.word(parameters) == "(" { parameters..self.partner[parameters] } else { 0..0 };
+        for i in from..self.tokens.len() {
+            let (before, word) = (self.before(i), self.word(i));
+            if word == "*" && !matches!(before, "(" | ",") {
+                self.filter(i.checked_sub(1).ok_or("a tag begins with *")?, FACTOR);
+                let right = self.operand(i + 1);
+                self.filter(right, FACTOR);
+                continue;
+            }
+            let is_parameter = parameters.contains(&i) && self.depth[i] == 1 && matches!(before, "(" | ",");
+            let is_bare = names && self.depth[i] == 0;
+            let is_named = self.word(i + 1) == "=" || matches!(before, "." | "|");
+            if !self.is_variable(i) || is_parameter || is_bare || is_named || self.is_test(i) {
+                continue;
+            }
+            let last = self.chain(i + 1) - 1;
+            let start = self.tokens[i].end - word.len();
+            for j in i + 1..=last {
+                if self.word(j) == "[" && self.depth[j] == self.depth[i] {
+                    self.insertions.push((start, "("));
+                    self.filter(j - 1, INDEXED);
+                }
+            }
+            if i > from && self.is_test(i - 1) {
+                // The one argument of a test that stands without brackets.
+                self.insertions.push((start, "("));
+                self.filter(last, VALUE);
+                self.insertions.push((self.tokens[last].end, ")"));
+            } else {
+                self.filter(last, VALUE);
+            }
+        }
+        Ok(())
+    }
+
+    fn filter(&mut self, index: usize, filter: &'static str) {
+        if let Some(token) = self.tokens.get(index) {
+            self.insertions.push((token.end, filter));
+        }
+    }
+
+    fn is_variable(&self, i: usize) -> bool {
+        const WORDS: [&str; 14] = [
+            "and",
+            "or",
+            "not",
+            "in",
+            "is",
+            "if",
+            "else",
+            "true",
+            "false",
+            "none",
+            "True",
+            "False",
+            "None",
+            "recursive",
+        ];
+        self.tokens[i].is_name() && !WORDS.contains(&self.word(i))
+    }
+
+    /// Whether a token names a test: it follows `is` or `is not`.
+    fn is_test(&self, i: usize) -> bool {
+        self.before(i) == "is" || (self.before(i) == "not" && i >= 2 && self.word(i - 2) == "is")
+    }
+
+    /// Where attributes, indices and calls end.
+    fn chain(&self, mut i: usize) -> usize {
+        loop {
+            i = match self.word(i) {
+                "." => i + 2,
+                "[" | "(" => self.partner[i] + 1,
+                _ => return i.min(self.tokens.len()),
+            }
+        }
+    }
+
+    /// The last token of the operand that begins here.
+    fn operand(&self, mut i: usize) -> usize {
+        while self.word(i) == "-" {
+            i += 1;
+        }
+        let primary = self.partner.get(i).map_or(i, |p| p.max(&i) + 1);
+        i = self.chain(primary);
+        while self.word(i) == "|" {
+            i = self.chain(i + 2);
+        }
+        i.saturating_sub(1)
+    }
+}
+
+/// Bytes of a text with its quotes.
+fn end_of_text(text: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    text.char_indices().skip(1).find_map(|(i, c)| {
+        let end = c == quote && !escaped;
+        escaped = c == '\\' && !escaped;
+        end.then_some(i + 1)
+    })
+}
+
+/// Bytes of a number. `1.x` is an attribute of 1, `1.5` a number.
+fn number(text: &str) -> usize {
+    let digits = |from: usize| {
+        text[from..].find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).map_or(text.len(), |n| from + n)
+    };
+    let whole = digits(0);
+    let mut end = whole;
+    if text[whole..].starts_with('.') && text[whole + 1..].starts_with(|c: char| c.is_ascii_digit()) {
+        end = digits(whole + 1);
+    }
+    if text[..end].ends_with(['e', 'E']) && text[end..].starts_with(['+', '-']) {
+        end = digits(end + 1);
+    }
+    end
+}
+
+pub(super) fn add_to(environment: &mut Environment<'static>) {
+    environment.add_filter(VALUE.trim_start_matches('|'), paid);
+    environment.add_filter(INDEXED.trim_matches(['|', ')']), |value: Value| value);
+    environment.add_filter(FACTOR.trim_start_matches('|'), |value: Value| match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            Err(Error::new(ErrorKind::InvalidOperation, "a chat template cannot repeat a list with *"))
+        }
+        _ => Ok(value),
+    });
+}
+
+/// Pays for a value. What is computed only when it is looked at, such as a slice, becomes a list.
+fn paid(state: &State, value: Value) -> Result<Value, Error> {
+    let mut price = Price { state, units: 0 };
+    if value.kind() != ValueKind::Iterable {
+        price.add(&value, 0)?;
+        return Ok(value);
+    }
+    let mut list = Vec::new();
+    for item in value.try_iter()? {
+        price.add(&item, 1)?;
+        list.push(item);
+    }
+    Ok(Value::from(list))
+}
+
+/// What is still to be paid.
+struct Price<'a, 'b, 'c> {
+    state: &'a State<'b, 'c>,
+    units: u64,
+}
+
+impl Price<'_, '_, '_> {
+    fn add(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.units += ELEMENT + value.as_str().map_or(0, str::len) as u64;
+        self.state.consume_fuel(self.units / UNITS)?;
+        self.units %= UNITS;
+        if value.as_object().is_none() {
+            return Ok(());
+        }
+        if depth == MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, format!("a value nests more than {MAX_DEPTH} deep")));
+        }
+        let Ok(items) = value.try_iter() else { return Ok(()) };
+        let is_list = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
+        for item in items {
+            self.add(&item, depth + 1)?;
+            if !is_list {
+                self.add(&value.get_item(&item)?, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
