@@ -61,11 +61,7 @@ const CONFIG_BYTES: u64 = 16 << 20;
 /// The file is missing, too large or not JSON, or as [`describe`]; the message names the file.
 pub fn read(folder: &Path) -> Result<(ModelConfig, &'static Family)> {
     let path = folder.join("config.json");
-    let size = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?.len();
-    if size > CONFIG_BYTES {
-        return Err(Error::file(&path, format!("is {size} bytes long, expected a configuration of a few kilobytes")));
-    }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = crate::files::read_text(&path, CONFIG_BYTES)?;
     parse(&text).map_err(|e| Error::file(&path, e.to_string()))
 }
 

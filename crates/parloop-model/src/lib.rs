@@ -27,6 +27,7 @@ pub mod config;
 pub mod dtype;
 pub mod error;
 pub mod family;
+mod files;
 pub mod generation;
 pub mod gguf;
 pub mod mapped;

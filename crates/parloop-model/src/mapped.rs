@@ -45,11 +45,8 @@ impl MappedFile {
     /// # Errors
     /// The file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
+        crate::files::regular(path)?;
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let kind = file.metadata().map_err(|e| Error::io("read", path, e))?;
-        if !kind.is_file() {
-            return Err(Error::file(path, "is not a regular file"));
-        }
         // SAFETY: the mapping is private and read-only. The bytes could change only if another process writes the
         // file in place; every reader of these bytes treats them as untrusted data of no particular invariant
         // (integers and floats of any bit pattern), so a change cannot break a Rust guarantee that we rely on.

@@ -257,16 +257,12 @@ impl Tokenizer {
 
 /// The content of a file of moderate size.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(Error::file(path, format!("is {size} bytes long, expected at most {MAX_FILE_BYTES}")));
-    }
-    std::fs::read(path).map_err(|e| Error::io("read", path, e))
+    crate::files::read(path, MAX_FILE_BYTES)
 }
 
 /// A UTF-8 file of moderate size.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read_bytes(path)?).map_err(|_| Error::file(path, "is not UTF-8 text"))
+    crate::files::read_text(path, MAX_FILE_BYTES)
 }
 
 /// A JSON object in a file of moderate size.

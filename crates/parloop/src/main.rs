@@ -22,8 +22,9 @@ fn main() -> ExitCode {
 
 /// The error and its causes, each said once: many errors already end with their cause.
 fn sentence(error: &anyhow::Error) -> String {
-    if error.is::<std::io::Error>() || error.is::<serde_json::Error>() {
-        // Errors of our files say which file; a bare one comes from printing.
+    // Errors of our files say which file; a bare one comes from printing.
+    let is_bare = |e: &(dyn std::error::Error + 'static)| e.is::<std::io::Error>() || e.is::<serde_json::Error>();
+    if error.chain().next().is_some_and(is_bare) {
         return format!("cannot write standard output: {error}");
     }
     let mut text = error.to_string();

@@ -188,3 +188,13 @@ fn completions_exist_for_the_usual_shells() {
         assert!(written(&["completions", shell]).contains("parloop"), "{shell}");
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_parloop"))
+        .args(["score", "--file", "no-such-file.txt"])
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&out.stderr);
+    assert!(message.contains("cannot read no-such-file.txt: No such file"), "{message}");
+}

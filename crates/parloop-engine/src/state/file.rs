@@ -94,11 +94,12 @@ impl Engine {
     /// The file cannot be read, is cut or altered, is of another version, or was made by another model, with another
     /// type of weights or of keys and values, or on another instruction set; or there is not enough memory for it.
     pub fn load_state(&self, path: &Path) -> Result<Sequence> {
-        let file = File::open(path).map_err(|e| io("open", path, e))?;
-        let info = file.metadata().map_err(|e| io("read", path, e))?;
+        // Asked before it is opened: a pipe would be waited for.
+        let info = fs::metadata(path).map_err(|e| io("open", path, e))?;
         if !info.is_file() {
             return Err(bad(path, "is not a regular file; expected a saved state"));
         }
+        let file = File::open(path).map_err(|e| io("open", path, e))?;
         let mut from = Hashed::new(BufReader::new(file));
         let header = read_header(&mut from, path)?;
         if let Some(refusal) = header.refusal(self) {
@@ -204,8 +205,8 @@ fn temporary(path: &Path) -> Result<PathBuf> {
         return Err(bad(path, "lies in a folder that does not exist; create it, or give another name"));
     }
     if path.exists() {
-        let is_state = File::open(path).and_then(|f| Hashed::new(BufReader::new(f)).begins_with_magic());
-        if !path.is_file() || !is_state.map_err(|e| io("read", path, e))? {
+        let is_state = || File::open(path).and_then(|f| Hashed::new(BufReader::new(f)).begins_with_magic());
+        if !path.is_file() || !is_state().map_err(|e| io("read", path, e))? {
             return Err(bad(path, "exists and is not a saved state, so it is not replaced; give another name"));
         }
     }

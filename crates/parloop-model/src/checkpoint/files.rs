@@ -49,11 +49,7 @@ pub(super) fn open_folder(folder: &Path) -> Result<HashMap<String, Tensor>> {
         add_tensors(&path, Arc::new(MappedFile::open(&path)?), &mut found)?;
         return Ok(found);
     }
-    let size = std::fs::metadata(&index_path).map_err(|e| Error::io("read", &index_path, e))?.len();
-    if size > MAX_INDEX_BYTES {
-        return Err(Error::file(&index_path, format!("is {size} bytes long, expected an index of tensor names")));
-    }
-    let text = std::fs::read_to_string(&index_path).map_err(|e| Error::io("read", &index_path, e))?;
+    let text = crate::files::read_text(&index_path, MAX_INDEX_BYTES)?;
     let index: Index = serde_json::from_str(&text)
         .map_err(|e| Error::file(&index_path, format!("is not an index with a weight_map: {e}")))?;
     let mut listed = HashMap::new();
