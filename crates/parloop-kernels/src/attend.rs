@@ -23,7 +23,7 @@ const BLOCK: usize = 64;
 /// Positions after which sums begin anew; a multiple of [`BLOCK`].
 const SPAN: usize = 1024;
 /// Queries (rows x heads of a group) of a task at most; bounds its scratch space.
-const QUERIES: usize = 32;
+const QUERIES: usize = 64;
 
 /// Keys and values, and which positions of them a row attends.
 #[derive(Clone, Copy)]
