@@ -22,6 +22,7 @@ pub mod error;
 mod exit;
 pub mod generate;
 pub mod model;
+pub mod packed;
 mod pass;
 pub mod prefill;
 pub mod prefix;
@@ -46,6 +47,9 @@ pub use step::Mode;
 use parloop_kernels::{Isa, KvType, Pool, Projector};
 use std::sync::Arc;
 
+/// Sees how far a prompt has come: positions done, positions in all.
+pub type PromptProgress = Box<dyn FnMut(usize, usize) + Send>;
+
 /// A model and the threads and scratch space to run it.
 pub struct Engine {
     model: Arc<Model>,
@@ -56,6 +60,7 @@ pub struct Engine {
     x: Vec<f32>,
     /// `[sequences][V]`, logits of the last step.
     logits: Vec<f32>,
+    progress: Option<PromptProgress>,
 }
 
 impl Engine {
@@ -82,7 +87,13 @@ impl Engine {
             kv_type: KvType::default(),
             x: Vec::new(),
             logits: Vec::new(),
+            progress: None,
         }
+    }
+
+    /// Has every chunk of a prompt reported from now on.
+    pub fn on_progress(&mut self, progress: PromptProgress) {
+        self.progress = Some(progress);
     }
 
     /// The model.

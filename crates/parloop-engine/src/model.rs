@@ -1,6 +1,7 @@
 //! A checkpoint made ready for the row pass.
 
 use crate::exit::ExitGate;
+use crate::packed::Packed;
 use crate::stored::{self, Embedding};
 use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
@@ -86,12 +87,13 @@ impl Model {
         Self::load(checkpoint, None, &mut Pool::new(1), &mut |_, _| ())
     }
 
-    /// Takes over a checkpoint's weights, its matrices converted to `kind` if given. The embedding stays as it is:
-    /// only rows of it are looked up. Norms and gates are always f32.
+    /// Takes over a checkpoint's weights, its matrices converted to `kind` if given, or taken from the packed weights
+    /// beside it if there are any ([`crate::packed`]). The embedding stays as it is: only rows of it are looked up.
+    /// Norms and gates are always f32.
     ///
     /// # Errors
-    /// A tensor is missing, of the wrong size, cannot be stored as `kind`, or holds a number that is not finite; the
-    /// message names it.
+    /// A tensor is missing, of the wrong size, cannot be stored as `kind`, or holds a number that is not finite, or
+    /// the packed weights cannot be used; the message names it.
     pub fn load(
         checkpoint: &Checkpoint,
         kind: Option<WeightType>,
@@ -109,13 +111,19 @@ impl Model {
                 }),
             }
         };
+        let packed = Packed::open(checkpoint, kind, pool)?;
         let total = 7 * config.num_hidden_layers + 1;
         let mut done = 0;
         let mut matrix = |name: &str| -> Result<Weights> {
             let tensor = checkpoint.tensor(name)?;
             let kind = kind.unwrap_or(stored::nearest(tensor.dtype));
-            let weights =
-                stored::matrix(tensor, kind, pool).map_err(|source| Error::Weights { name: name.into(), source })?;
+            let ready = packed.as_ref().map(|p| p.weights(name, tensor, kind)).transpose()?.flatten();
+            let weights = match ready {
+                Some(weights) => weights,
+                None => {
+                    stored::matrix(tensor, kind, pool).map_err(|source| Error::Weights { name: name.into(), source })?
+                }
+            };
             // A tied head goes on being looked up in the file, and so do weights in place.
             if !stored::in_place(tensor.dtype, kind) && name != tensors::EMBEDDING {
                 tensor.release();

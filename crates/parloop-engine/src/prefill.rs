@@ -262,6 +262,9 @@ impl Engine {
                     self.head(count - 1..count);
                 }
             }
+            if let Some(progress) = &mut self.progress {
+                progress(b - starts.begin, end - starts.begin);
+            }
         }
     }
 }

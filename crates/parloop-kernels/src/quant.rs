@@ -17,6 +17,8 @@
 //!
 //! Outputs are padded to 16 and inputs to 64 with zero scales and minima.
 
+mod search;
+
 use crate::isa::{Isa, kernel};
 use crate::simd::Simd;
 use half::f16;
@@ -102,78 +104,16 @@ impl Bits {
 }
 
 /// Quantises a block.
-#[inline(always)]
 pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> Quants {
-    match bits {
-        Bits::Eight => eight(x),
-        Bits::Four => four(x),
-        Bits::FourMin => four_min(x),
+    let (mut lanes, mut block) = ([[0.0; OUTPUTS]; BLOCK], search::Block::ZERO);
+    lanes.iter_mut().zip(x).for_each(|(lanes, x)| lanes[0] = *x);
+    // SAFETY: the chosen instruction set is available.
+    unsafe { search::quantize(Isa::chosen().unwrap_or(Isa::Portable), bits, &lanes, &mut block) };
+    Quants {
+        scale: f16::from_f32(block.scales[0]),
+        min: f16::from_f32(block.minima[0]),
+        values: block.values.map(|v| v[0] as i8),
     }
-}
-
-#[inline(always)]
-fn eight(x: &[f32; BLOCK]) -> Quants {
-    let scale = f16::from_f32(largest(x) / 127.0);
-    Quants { scale, min: f16::ZERO, values: bytes(&steps(x, scale.to_f32(), -127.0, 127.0)) }
-}
-
-/// Tries scales around the one that just reaches the largest weight, refits each by least squares, and keeps the one
-/// with the smallest squared error. The largest weight may land on either end of -8..7.
-#[inline(always)]
-fn four(x: &[f32; BLOCK]) -> Quants {
-    let magnitude = largest(x);
-    let most = if x.contains(&magnitude) { magnitude } else { -magnitude };
-    let mut best = (f32::INFINITY, f16::ZERO, [0.0; BLOCK]);
-    if most != 0.0 {
-        for reach in [-8.8, -8.4, -8.0, -7.6, -7.2, -6.8, 7.6, 7.2, 6.8] {
-            let first = most / reach;
-            let q = steps(x, first, -8.0, 7.0);
-            let qq = dot(&q, &q);
-            let scale = f16::from_f32(if qq > 0.0 { dot(x, &q) / qq } else { first });
-            let q = steps(x, scale.to_f32(), -8.0, 7.0);
-            let error = squared_error(x, &q, scale.to_f32(), 0.0);
-            if error < best.0 {
-                best = (error, scale, q);
-            }
-        }
-    }
-    Quants { scale: best.1, min: f16::ZERO, values: bytes(&best.2) }
-}
-
-/// Tries ranges around the one that just holds all weights, refits scale and minimum of each by least squares, and keeps
-/// the ones with the smallest squared error.
-#[inline(always)]
-fn four_min(x: &[f32; BLOCK]) -> Quants {
-    let (mut low, mut high) = (x[0], x[0]);
-    for v in x {
-        (low, high) = (low.min(*v), high.max(*v));
-    }
-    let mut best = (f32::INFINITY, f16::ZERO, f16::ZERO, [0.0; BLOCK]);
-    for (cut_low, cut_high) in [(0.0, 0.0), (0.02, 0.02), (0.04, 0.0), (0.0, 0.04), (0.05, 0.05), (-0.02, -0.02)] {
-        let (from, to) = (low + cut_low * (high - low), high - cut_high * (high - low));
-        let (mut scale, mut min) = ((to - from) / 15.0, from);
-        for refit in [false, true] {
-            let (d, m) = (f16::from_f32(scale), f16::from_f32(min));
-            let mut above = *x;
-            above.iter_mut().for_each(|v| *v -= m.to_f32());
-            let q = steps(&above, d.to_f32(), 0.0, 15.0);
-            let error = squared_error(x, &q, d.to_f32(), m.to_f32());
-            if error < best.0 {
-                best = (error, d, m, q);
-            }
-            if !refit {
-                // Least squares of x = scale q + min.
-                let ones = [1.0; BLOCK];
-                let (n, q1, x1) = (BLOCK as f32, dot(&q, &ones), dot(x, &ones));
-                let spread = n * dot(&q, &q) - q1 * q1;
-                if spread > 0.0 {
-                    scale = (n * dot(x, &q) - q1 * x1) / spread;
-                    min = (x1 - scale * q1) / n;
-                }
-            }
-        }
-    }
-    Quants { scale: best.1, min: best.2, values: bytes(&best.3) }
 }
 
 /// `x / scale`, rounded to whole numbers from `low` to `high`.
@@ -198,34 +138,6 @@ fn bytes(steps: &[f32; BLOCK]) -> [i8; BLOCK] {
     out
 }
 
-/// The sum of products, half added to half: the same on every instruction set, and in whole vectors. (No closures: they
-/// would not take on the instruction set.)
-#[inline(always)]
-fn dot(a: &[f32; BLOCK], b: &[f32; BLOCK]) -> f32 {
-    let mut products = *a;
-    for i in 0..BLOCK {
-        products[i] *= b[i];
-    }
-    let mut n = BLOCK;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            products[i] += products[n + i];
-        }
-    }
-    products[0]
-}
-
-/// `sum of (x - scale q - min)^2`
-#[inline(always)]
-fn squared_error(x: &[f32; BLOCK], q: &[f32; BLOCK], scale: f32, min: f32) -> f32 {
-    let mut rest = *x;
-    for i in 0..BLOCK {
-        rest[i] -= scale * q[i] + min;
-    }
-    dot(&rest, &rest)
-}
-
 /// The largest magnitude of a block.
 #[inline(always)]
 fn largest(x: &[f32; BLOCK]) -> f32 {
@@ -243,71 +155,102 @@ fn largest(x: &[f32; BLOCK]) -> f32 {
     magnitudes[0]
 }
 
+/// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
+pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
+    let isa = Isa::chosen().unwrap_or(Isa::Portable);
+    let (mut x, mut block) = ([[0.0; OUTPUTS]; BLOCK], search::Block::ZERO);
+    each_block(bits, inputs, out, |first, out| {
+        for (o, row) in rows.iter().enumerate() {
+            for (x, row) in x.iter_mut().zip(&row[first..first + BLOCK]) {
+                x[o] = *row;
+            }
+        }
+        // SAFETY: the chosen instruction set is available.
+        unsafe {
+            search::quantize(isa, bits, &x, &mut block);
+            write_block(isa, bits, &block, out);
+        }
+    });
+}
+
+/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
+/// output `o`.
+pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], quants: impl Fn(usize, usize) -> Quants) {
+    let isa = Isa::chosen().unwrap_or(Isa::Portable);
+    let mut block = search::Block::ZERO;
+    each_block(bits, inputs, out, |first, out| {
+        for o in 0..outputs {
+            let Quants { scale, min, values } = quants(o, first / BLOCK);
+            (block.scales[o], block.minima[o]) = (scale.to_f32(), min.to_f32());
+            block.values.iter_mut().zip(values).for_each(|(to, v)| to[o] = f32::from(v));
+        }
+        // SAFETY: the chosen instruction set is available.
+        unsafe { write_block(isa, bits, &block, out) };
+    });
+}
+
+/// Where a block of 16 outputs goes: its superblock, and which half of it.
+struct Place<'a> {
+    superblock: &'a mut [u8],
+    half: usize,
+}
+
+/// Calls `write` with the first input and the place of every block; padding becomes zero weights.
+fn each_block(bits: Bits, inputs: usize, out: &mut [u8], mut write: impl FnMut(usize, Place<'_>)) {
+    for (s, superblock) in out.chunks_exact_mut(bits.super_bytes()).enumerate() {
+        if (s + 1) * SUPER > inputs {
+            let (header, values) = superblock.split_at_mut(bits.header());
+            header.fill(0);
+            // Zero weights, not zero bytes.
+            values.fill(match bits {
+                Bits::Eight => 128,
+                Bits::Four => 0x88,
+                Bits::FourMin => 0,
+            });
+        }
+        for half in 0..2 {
+            let first = s * SUPER + half * BLOCK;
+            if first < inputs {
+                write(first, Place { superblock: &mut *superblock, half });
+            }
+        }
+    }
+}
+
 kernel! {
-    /// Quantises the blocks of a row.
-    fn quantize_blocks(bits: Bits, x: &[f32], out: &mut [Quants]) = quantize_blocks_generic
+    /// Packs a quantised block of 16 outputs.
+    fn write_block(bits: Bits, block: &search::Block, out: Place<'_>) = write_block_generic
 }
 
 // Plain code: what the kernel adds is the compiler's leave to use the instruction set.
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
-unsafe fn quantize_blocks_generic<S: Simd>(bits: Bits, x: &[f32], out: &mut [Quants]) {
-    for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out) {
-        *out = quantize(bits, x);
+unsafe fn write_block_generic<S: Simd>(bits: Bits, block: &search::Block, out: Place<'_>) {
+    let (header, values) = out.superblock.split_at_mut(bits.header());
+    for (at, numbers) in [(0, &block.scales), (SCALES, &block.minima)] {
+        if at == 0 || bits.has_min() {
+            let to = header[at + out.half * 2 * OUTPUTS..][..2 * OUTPUTS].chunks_exact_mut(2);
+            to.zip(numbers).for_each(|(to, x)| to.copy_from_slice(&f16::from_f32(*x).to_le_bytes()));
+        }
     }
-}
-
-/// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
-pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
-    let count = inputs / BLOCK;
-    let mut blocks = vec![Quants { scale: f16::ZERO, min: f16::ZERO, values: [0; BLOCK] }; rows.len() * count];
-    // The search is plain arithmetic: every instruction set finds the same.
-    let isa = Isa::chosen().unwrap_or(Isa::Portable);
-    for (row, out) in rows.iter().zip(blocks.chunks_exact_mut(count.max(1))) {
-        // SAFETY: the chosen instruction set is available.
-        unsafe { quantize_blocks(isa, bits, row, out) };
+    // Four inputs of each output side by side, with the offset: a group.
+    let mut groups = [[0u32; OUTPUTS]; BLOCK / GROUP];
+    for (g, group) in groups.iter_mut().enumerate() {
+        for j in 0..GROUP {
+            let inputs = &block.values[g * GROUP + j];
+            for o in 0..OUTPUTS {
+                group[o] |= ((inputs[o] as i32 + bits.offset()) as u32 & 0xFF) << (8 * j);
+            }
+        }
     }
-    pack_blocks(bits, rows.len(), inputs, out, |o, b| blocks[o * count + b]);
-}
-
-/// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
-/// output `o`.
-pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], block: impl Fn(usize, usize) -> Quants) {
-    for (s, out) in out.chunks_exact_mut(bits.super_bytes()).enumerate() {
-        out.fill(0);
-        let (header, values) = out.split_at_mut(bits.header());
-        // Padding must hold zero weights, not zero bytes.
-        values.fill(match bits {
-            Bits::Eight => 128,
-            Bits::Four => 0x88,
-            Bits::FourMin => 0,
-        });
-        for b in 0..2 {
-            let first = s * SUPER + b * BLOCK;
-            if first >= inputs {
-                continue;
-            }
-            for o in 0..outputs {
-                let quants = block(o, first / BLOCK);
-                let place = 2 * (b * OUTPUTS + o);
-                header[place..][..2].copy_from_slice(&quants.scale.to_le_bytes());
-                if bits.has_min() {
-                    header[SCALES + place..][..2].copy_from_slice(&quants.min.to_le_bytes());
-                }
-                let values = &mut values[b * bits.block_bytes()..];
-                for (i, q) in quants.values.into_iter().enumerate() {
-                    let (group, at) = (i / GROUP, o * GROUP + i % GROUP);
-                    let q = (i32::from(q) + bits.offset()) as u8;
-                    match bits {
-                        Bits::Eight => values[group * 64 + at] = q,
-                        Bits::Four | Bits::FourMin => {
-                            let shift = if group < 4 { 0 } else { 4 };
-                            let byte = &mut values[group % 4 * 64 + at];
-                            *byte = *byte & !(0xF << shift) | q << shift;
-                        }
-                    }
-                }
-            }
+    let lines = values[out.half * bits.block_bytes()..][..bits.block_bytes()].chunks_exact_mut(4 * OUTPUTS);
+    for (g, line) in lines.enumerate() {
+        for (o, to) in line.chunks_exact_mut(4).enumerate() {
+            let word = match bits {
+                Bits::Eight => groups[g][o],
+                Bits::Four | Bits::FourMin => groups[g][o] | groups[g + 4][o] << 4,
+            };
+            to.copy_from_slice(&word.to_le_bytes());
         }
     }
 }

@@ -371,7 +371,8 @@ impl Weights {
         self.bytes
     }
 
-    pub(crate) fn data(&self) -> &[u8] {
+    /// The matrix as it is stored: row-major and little-endian if dense, otherwise packed as [`crate::quant`] says.
+    pub fn data(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.start..self.start + self.bytes]
     }
 

@@ -30,6 +30,7 @@ pub enum Command {
     Inspect(Inspect),
     Convert(Convert),
     Quantize(Quantize),
+    Pack(Pack),
     #[cfg(feature = "pull")]
     Pull(crate::commands::pull::Pull),
     Completions(Completions),
@@ -290,6 +291,28 @@ pub struct Quantize {
     /// Replace the file if it exists
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// Keep converted weights in a file, so that the next load takes them from there in place
+///
+/// Weights of 8 and 4 bits are packed for the kernels whenever a model is loaded: 4 bits of a 7.6B model take minutes of
+/// search. This does it once and writes the result beside the model: packed-TYPE.parloop in its folder, or
+/// MODEL.gguf.packed.parloop beside a GGUF file. Every command that loads the model with the same --weights finds it,
+/// checks it against the model and its checksums, and uses it in place. The model itself is still needed, and the file may
+/// be deleted at any time.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  parloop pack models/loopcoder-v2 --weights q4
+  parloop run models/loopcoder-v2 --weights q4 -p 'fn main'     loads at once
+  parloop pack model-q4_0.gguf                                  the file's own types")]
+pub struct Pack {
+    /// Folder or GGUF file of the model
+    pub model: PathBuf,
+    /// Type of the matrices: q8 (8.5 bits a weight), q4_1 (5 bits), q4 (4.5 bits); the file's own if left out
+    #[arg(long, value_name = "TYPE")]
+    pub weights: Option<parloop_kernels::WeightType>,
     #[command(flatten)]
     pub machine: Machine,
 }

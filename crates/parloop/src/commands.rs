@@ -5,6 +5,7 @@ mod chat;
 mod convert;
 mod demo;
 mod inspect;
+mod pack;
 #[cfg(feature = "pull")]
 pub mod pull;
 mod quantize;
@@ -15,15 +16,20 @@ mod state;
 pub mod train;
 
 use crate::args::{Args, Command, Machine, Model as ModelArg, Weights};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::CommandFactory;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parloop::builtin;
-use parloop_engine::{Engine, Model};
+use parloop_engine::{Engine, Model, PromptProgress};
 use parloop_kernels::{Pool, WeightType};
 use parloop_model::{Checkpoint, Tokenizer};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes of a text that a command takes from a file.
+const MOST_TEXT: u64 = 1 << 30;
 
 /// Ctrl-C ended the command, which has said so: exit code 130, as shells expect.
 #[derive(Debug)]
@@ -50,6 +56,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Convert(args) => convert::convert(&args),
         Command::Quantize(args) => quantize::quantize(&args),
+        Command::Pack(args) => pack::pack(&args),
         #[cfg(feature = "pull")]
         Command::Pull(args) => pull::pull(&args),
         Command::Completions(args) => {
@@ -70,14 +77,14 @@ fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
 /// A checkpoint's model, converted to a weight type if one is given; a bar shows longer conversions.
 fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, threads: usize) -> Result<Model> {
     let converts = kind.is_some() || checkpoint.path().is_some_and(Path::is_file);
-    let bar = converts.then(|| indicatif::ProgressBar::new(0).with_message("converting weights"));
+    let bar = converts.then(|| ProgressBar::new(0).with_message("converting weights"));
     let model = Model::load(checkpoint, kind, &mut Pool::new(threads), &mut |done, all| {
         if let Some(bar) = &bar {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         }
     });
-    bar.inspect(indicatif::ProgressBar::finish_and_clear);
+    bar.inspect(ProgressBar::finish_and_clear);
     Ok(model?)
 }
 
@@ -85,7 +92,29 @@ fn engine(checkpoint: &Checkpoint, weights: &Weights, machine: &Machine) -> Resu
     let threads = machine.threads()?;
     let mut engine = Engine::new(Arc::new(load(checkpoint, weights.weights, threads)?), Some(threads))?;
     engine.set_kv_type(weights.kv);
+    engine.on_progress(prompt_bar());
     Ok(engine)
+}
+
+/// Shows on a terminal how far a prompt has come, if it takes more than a second.
+fn prompt_bar() -> PromptProgress {
+    let mut shown: Option<(Instant, ProgressBar)> = None;
+    Box::new(move |done, all| {
+        let (start, bar) = shown.get_or_insert_with(|| (Instant::now(), ProgressBar::hidden()));
+        if done == all {
+            bar.finish_and_clear();
+            shown = None;
+        } else if start.elapsed().as_secs_f64() > 1.0 {
+            if bar.is_hidden() {
+                *bar = ProgressBar::new(all as u64).with_message("prompt");
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+                let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {eta} left");
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.reset_elapsed();
+            }
+            bar.set_position(done as u64);
+        }
+    })
 }
 
 /// Prints where the time went, if `PARLOOP_PROFILE` asks for it.
@@ -102,9 +131,15 @@ fn tokenizer(checkpoint: &Checkpoint) -> Result<&Tokenizer> {
     })
 }
 
-/// A whole UTF-8 file, or a sentence that says where it is not UTF-8.
+/// A whole UTF-8 file, or a sentence that says where it is not UTF-8. A pipe (`<(...)`) may be given; what has no end is
+/// read to [`MOST_TEXT`] and refused.
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MOST_TEXT + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let most = self::bytes(MOST_TEXT as usize);
+    ensure!(bytes.len() as u64 <= MOST_TEXT, "{} is longer than {most}: give a shorter text", path.display());
     utf8(bytes, &path.display().to_string())
 }
 

@@ -1,0 +1,310 @@
+//! Packed weights kept in a file, so that a model that is converted or repacked while loading is so only once.
+//!
+//! The file lies beside the checkpoint (`packed-q4.parloop` in its folder, `model.gguf.packed.parloop` beside a GGUF
+//! file) and holds the matrices as the kernels read them ([`parloop_kernels::quant`]); everything else still comes from
+//! the checkpoint. Loading maps it and uses it in place.
+//!
+//! ```text
+//! "plppack1"  zeros to the next multiple of 4096
+//! matrices    each from a multiple of 4096 on
+//! index       JSON: whose weights these are; name, type, shape, place and checksums of every matrix
+//! trailer     checksum of the index  length of the index u64  "plppack1"
+//! ```
+//!
+//! Checksums are XXH3 of 128 bits, of every [`PIECE`] of a matrix, and are held against the file on every load: that
+//! costs one read, which decode does with every token.
+
+use crate::stored;
+use crate::{Error, Result};
+use parloop_kernels::{Pool, WeightType, Weights};
+use parloop_model::mapped::MappedFile;
+use parloop_model::tensors::{self, Role};
+use parloop_model::{Checkpoint, Tensor};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use twox_hash::xxhash3_128::Hasher;
+
+/// The first and the last bytes; the digit changes whenever the content comes to mean something else.
+const MAGIC: &[u8; 8] = b"plppack1";
+/// Where matrices begin.
+const ALIGN: usize = 4096;
+/// Bytes of a checksum's share of a matrix.
+const PIECE: usize = 8 << 20;
+/// Checksum, length and magic.
+const TRAILER: usize = 16 + 8 + 8;
+/// Longest index that is read.
+const LIMIT: u64 = 64 << 20;
+
+/// What the file says about itself.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Index {
+    /// [`fingerprint`] of the checkpoint.
+    checkpoint: String,
+    matrices: Vec<Matrix>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Matrix {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    outputs: usize,
+    inputs: usize,
+    offset: usize,
+    bytes: usize,
+    checksums: Vec<String>,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Written {
+    /// The file.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its matrices.
+    pub matrices: usize,
+}
+
+/// Packed weights of a checkpoint, mapped from a file.
+pub(crate) struct Packed {
+    path: PathBuf,
+    index: Index,
+    source: Arc<MappedFile>,
+}
+
+/// Where the packed weights of a checkpoint are kept for matrices of a type (its own types if `None`); `None` for a
+/// model that lies in no file.
+pub fn path(checkpoint: &Checkpoint, kind: Option<WeightType>) -> Option<PathBuf> {
+    let name = match kind {
+        Some(kind) => format!("packed-{}.parloop", kind.name()),
+        None => "packed.parloop".into(),
+    };
+    let model = checkpoint.path()?;
+    if model.is_dir() {
+        return Some(model.join(name));
+    }
+    Some(model.with_file_name(format!("{}.{name}", model.file_name()?.to_str()?)))
+}
+
+/// Packs a checkpoint's matrices into its file ([`path`]), written beside it, flushed, and renamed. Matrices that are
+/// used where the checkpoint has them are left out. `progress` sees matrices done, and matrices in all.
+///
+/// # Errors
+/// The model lies in no file, or all its matrices are used in place; a tensor cannot be stored as `kind`; the file
+/// cannot be written, or is there and holds something else.
+pub fn write(
+    checkpoint: &Checkpoint,
+    kind: Option<WeightType>,
+    pool: &mut Pool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Written> {
+    let path = path(checkpoint, kind).ok_or_else(|| {
+        Error::Input("the built-in model lies in no file that packed weights could lie beside".into())
+    })?;
+    if path.exists() && !begins_with_magic(&path).map_err(|e| io("read", &path, e))? {
+        return Err(bad(&path, "exists and holds no packed weights; move it away"));
+    }
+    let matrices: Vec<_> = matrices(checkpoint)?
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor, kind.unwrap_or(stored::nearest(tensor.dtype))))
+        .filter(|(_, tensor, kind)| !stored::in_place(tensor.dtype, *kind))
+        .collect();
+    if matrices.is_empty() {
+        let message = "the matrices are used where the checkpoint has them, there is nothing to pack; give --weights";
+        return Err(Error::Input(message.into()));
+    }
+    let count = matrices.len();
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = File::create(&temporary).map_err(|e| io("create", &temporary, e)).and_then(|file| {
+        let mut out = Out { file: BufWriter::new(file), count: 0 };
+        let put = |out: &mut Out, bytes: &[u8]| out.put(bytes).map_err(|e| io("write", &path, e));
+        put(&mut out, MAGIC)?;
+        let mut index = Index { checkpoint: fingerprint(checkpoint)?, matrices: Vec::new() };
+        for (done, (name, tensor, kind)) in matrices.into_iter().enumerate() {
+            progress(done, count);
+            let weights =
+                stored::matrix(tensor, kind, pool).map_err(|source| Error::Weights { name: name.clone(), source })?;
+            tensor.release();
+            let padding = out.count.next_multiple_of(ALIGN) - out.count;
+            put(&mut out, &[0; ALIGN][..padding])?;
+            let offset = out.count;
+            put(&mut out, weights.data())?;
+            index.matrices.push(Matrix {
+                name,
+                kind: kind.name().into(),
+                outputs: weights.outputs(),
+                inputs: weights.inputs(),
+                offset,
+                bytes: weights.bytes(),
+                checksums: weights.data().chunks(PIECE).map(checksum).collect(),
+            });
+        }
+        progress(count, count);
+        let text = serde_json::to_vec(&index).map_err(|e| io("write", &path, e.into()))?;
+        put(&mut out, &text)?;
+        put(&mut out, &Hasher::oneshot(&text).to_le_bytes())?;
+        put(&mut out, &(text.len() as u64).to_le_bytes())?;
+        put(&mut out, MAGIC)?;
+        let bytes = out.count as u64;
+        let finish = |out: Out| {
+            out.file.into_inner()?.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(folder(&path))?.sync_all()
+        };
+        finish(out).map_err(|e| io("write", &path, e))?;
+        Ok(bytes)
+    });
+    if written.is_err() {
+        // It is of no use to anyone; that it may not exist is no further error.
+        let _ = fs::remove_file(&temporary);
+    }
+    Ok(Written { bytes: written?, path, matrices: count })
+}
+
+impl Packed {
+    /// The packed weights that lie beside a checkpoint, if there are any.
+    ///
+    /// # Errors
+    /// The file is cut, altered, or was made from other weights.
+    pub fn open(checkpoint: &Checkpoint, kind: Option<WeightType>, pool: &mut Pool) -> Result<Option<Self>> {
+        let Some(path) = path(checkpoint, kind).filter(|path| path.exists()) else { return Ok(None) };
+        let source = Arc::new(MappedFile::open(&path)?);
+        let data: &[u8] = (*source).as_ref();
+        let Some(text) = index_of(data) else {
+            return Err(bad(&path, "is cut or holds no packed weights; run `parloop pack` again, or delete it"));
+        };
+        let index: Index = serde_json::from_slice(text)
+            .map_err(|e| bad(&path, format!("has an index that cannot be read: {e}; run `parloop pack` again")))?;
+        if index.checkpoint != fingerprint(checkpoint)? {
+            return Err(bad(&path, "was packed from other weights; run `parloop pack` again, or delete it"));
+        }
+        let mut pieces = Vec::new();
+        for m in &index.matrices {
+            let place = m.offset.checked_add(m.bytes).and_then(|end| data.get(m.offset..end));
+            let pairs = place.map(|data| (data.chunks(PIECE), &m.checksums));
+            match pairs {
+                Some((chunks, sums)) if chunks.len() == sums.len() => pieces.extend(chunks.zip(sums)),
+                _ => return Err(bad(&path, format!("has no room for {}; run `parloop pack` again", m.name))),
+            }
+        }
+        let damaged = AtomicBool::new(false);
+        pool.run(pieces.len(), |i| {
+            if checksum(pieces[i].0) != *pieces[i].1 {
+                damaged.store(true, Ordering::Relaxed);
+            }
+        });
+        if damaged.into_inner() {
+            return Err(bad(&path, "is damaged: a checksum does not fit; run `parloop pack` again, or delete it"));
+        }
+        Ok(Some(Self { path, index, source }))
+    }
+
+    /// A matrix in place, if it was packed.
+    ///
+    /// # Errors
+    /// It was packed with another type or shape.
+    pub fn weights(&self, name: &str, tensor: &Tensor, kind: WeightType) -> Result<Option<Weights>> {
+        let Some(m) = self.index.matrices.iter().find(|m| m.name == name) else { return Ok(None) };
+        if (m.kind.as_str(), m.outputs, m.inputs) != (kind.name(), tensor.rows(), tensor.width()) {
+            let message = format!(
+                "holds {name} as {} {} x {}, expected {} {} x {}; run `parloop pack` again",
+                m.kind,
+                m.outputs,
+                m.inputs,
+                kind.name(),
+                tensor.rows(),
+                tensor.width()
+            );
+            return Err(bad(&self.path, message));
+        }
+        let range = m.offset..m.offset + m.bytes;
+        let weights = Weights::in_place(kind, m.outputs, m.inputs, self.source.clone(), range)
+            .map_err(|source| Error::Weights { name: name.into(), source })?;
+        Ok(Some(weights))
+    }
+}
+
+/// The index of a whole file.
+fn index_of(data: &[u8]) -> Option<&[u8]> {
+    let (rest, trailer) = data.split_last_chunk::<TRAILER>()?;
+    let (sum, trailer) = trailer.split_first_chunk::<16>()?;
+    let (length, magic) = trailer.split_first_chunk::<8>()?;
+    let length = u64::from_le_bytes(*length);
+    if magic != MAGIC || !data.starts_with(MAGIC) || length > LIMIT {
+        return None;
+    }
+    let text = &rest[rest.len().checked_sub(length as usize)?..];
+    (Hasher::oneshot(text).to_le_bytes() == *sum).then_some(text)
+}
+
+/// The matrices that rows are multiplied with, by name.
+fn matrices(checkpoint: &Checkpoint) -> Result<Vec<(String, &Tensor)>> {
+    let config = checkpoint.config();
+    let head = if config.tie_word_embeddings { Role::Embedding } else { Role::Head };
+    let specs = tensors::expected(config).into_iter().filter(|spec| spec.role == Role::Matrix || spec.role == head);
+    specs.map(|spec| Ok((spec.name.clone(), checkpoint.tensor(&spec.name)?))).collect()
+}
+
+/// Whose weights these are: the configuration, and of every matrix name, type, shape and 16 rows as they are stored.
+///
+/// It guards against mistakes (another model, another training step), not against forgery, and reads some 30 MB.
+fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
+    /// Rows of a matrix that are looked at.
+    const ROWS: usize = 16;
+    let mut hash = Hasher::new();
+    hash.write(checkpoint.config().to_json().as_bytes());
+    for (name, tensor) in matrices(checkpoint)? {
+        hash.write(format!("{name} {} {:?}", tensor.dtype.name(), tensor.shape).as_bytes());
+        let rows = tensor.rows();
+        for i in 0..ROWS.min(rows) {
+            hash.write(tensor.row_bytes(i * (rows - 1) / (ROWS - 1).min(rows - 1).max(1)));
+        }
+    }
+    Ok(format!("{:032x}", hash.finish_128()))
+}
+
+fn checksum(data: &[u8]) -> String {
+    format!("{:032x}", Hasher::oneshot(data))
+}
+
+/// A file that counts what it is given.
+struct Out {
+    file: BufWriter<File>,
+    count: usize,
+}
+
+impl Out {
+    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.count += bytes.len();
+        self.file.write_all(bytes)
+    }
+}
+
+fn begins_with_magic(path: &Path) -> std::io::Result<bool> {
+    // Asked before it is opened: a pipe would be waited for.
+    if !fs::metadata(path)?.is_file() {
+        return Ok(false);
+    }
+    let mut start = Vec::new();
+    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start == MAGIC)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn bad(path: &Path, message: impl Into<String>) -> Error {
+    parloop_model::Error::File { path: path.to_owned(), message: message.into() }.into()
+}
+
+fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+    parloop_model::Error::Io { action, path: path.to_owned(), source }.into()
+}
