@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes of a text that a command takes from a file.
-const MOST_TEXT: u64 = 1 << 30;
+const MOST_TEXT: u64 = 1 << 28;
 
 /// Ctrl-C ended the command, which has said so: exit code 130, as shells expect.
 #[derive(Debug)]

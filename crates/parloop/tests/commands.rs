@@ -142,6 +142,36 @@ fn quantize_writes_one_file_that_every_command_reads() {
     refused(&["run", out, "-p", "a"], "plt2.gguf");
 }
 
+#[test]
+fn pack_keeps_the_weights_that_a_later_run_uses() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Golden::read("plt2").folder;
+    let model = folder.path().join("plt2.gguf");
+    let model = model.to_str().unwrap();
+    parloop().args(["quantize", golden.to_str().unwrap(), model, "--type", "f16"]).assert().success();
+    // f16 runs as f32: that is converted at every load, until it is packed.
+    let packed = folder.path().join("plt2.gguf.packed.parloop");
+    let expected = written(&["score", model, "--tokens", "1,2,3", "--logits"]);
+    let said = text(&parloop().args(["pack", model]).assert().success().get_output().stderr);
+    assert!(said.contains("plt2.gguf.packed.parloop"), "{said}");
+    assert_eq!(written(&["score", model, "--tokens", "1,2,3", "--logits"]), expected);
+    let mut bytes = std::fs::read(&packed).unwrap();
+    bytes.pop();
+    std::fs::write(&packed, bytes).unwrap();
+    refused(&["score", model, "--tokens", "1,2,3"], "run `parloop pack` again");
+    parloop().args(["pack", model]).assert().success();
+    assert_eq!(written(&["score", model, "--tokens", "1,2,3", "--logits"]), expected);
+    refused(&["pack", golden.to_str().unwrap()], "nothing to pack");
+    refused(&["pack", golden.to_str().unwrap(), "--weights", "q4"], "multiple of 32");
+    refused(&["pack", "nowhere"], "nowhere");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_text_without_an_end_is_refused() {
+    refused(&["score", "--file", "/dev/zero"], "longer than");
+}
+
 #[cfg(all(unix, feature = "train"))]
 #[test]
 fn training_stops_on_ctrl_c_with_a_checkpoint_and_goes_on_from_it() {
