@@ -7,7 +7,8 @@
 Needs a build of llama.cpp with llama-tokenize, llama-completion and llama-perplexity. llama.cpp rounds the inputs of
 each product with 4-bit weights to 8 bits, parloop run with `--weights f32` does not; so llama.cpp runs a second time on
 the same weights as f32, a file that `parloop quantize` writes into --work. Where continuations part, the table shows
-the gap between the logits of the two tokens.
+the gap between the logits of the two tokens. With `--weights own` parloop runs on the file's own types, whose kernels round
+inputs to 8 bits too.
 """
 import argparse, json, math, re, subprocess
 from pathlib import Path
@@ -40,11 +41,12 @@ def run(*arguments):
 
 
 class Ours:
-    def __init__(self, binary, model):
+    def __init__(self, binary, model, weights):
         self.base = [binary], model
+        self.weights = [] if weights == "own" else ["--weights", weights]
 
     def score(self, *arguments):
-        return json.loads(run(*self.base[0], "score", self.base[1], *arguments, "--weights", "f32"))
+        return json.loads(run(*self.base[0], "score", self.base[1], *arguments, *self.weights))
 
     def tokens(self, text, work):
         path = work / "sample.txt"
@@ -52,7 +54,7 @@ class Ours:
         return self.score("--file", path)["tokens"]
 
     def continuation(self, prompt, tokens):
-        return run(*self.base[0], "run", self.base[1], "-p", prompt, "-n", tokens, "--temp", 0, "--weights", "f32",
+        return run(*self.base[0], "run", self.base[1], "-p", prompt, "-n", tokens, "--temp", 0, *self.weights,
                    "--no-echo", "--quiet").rstrip("\n")
 
 
@@ -114,6 +116,7 @@ def main():
     p.add_argument("--model", required=True, type=Path)
     p.add_argument("--text", required=True, type=Path)
     p.add_argument("--work", default=Path("out/smollm2"), type=Path)
+    p.add_argument("--weights", default="f32", help="as parloop's, or own")
     p.add_argument("--tokens", default=48, type=int)
     p.add_argument("--context", default=512, type=int)
     p.add_argument("--chunks", default=16, type=int)
@@ -122,7 +125,7 @@ def main():
     a.work.mkdir(parents=True, exist_ok=True)
     plain = a.work / "f32.gguf"
     run(a.parloop, "quantize", a.model, plain, "--type", "f32", "--force")
-    ours, theirs = Ours(a.parloop, a.model), Theirs(a.llama, a.model, a.threads)
+    ours, theirs = Ours(a.parloop, a.model, a.weights), Theirs(a.llama, a.model, a.threads)
     theirs_f32 = Theirs(a.llama, plain, a.threads)
 
     text = a.text.read_text()[: 8 * a.context * a.chunks]
@@ -148,7 +151,7 @@ def main():
     tokens = theirs.tokens(text, a.work)
     mine = perplexity(ours, tokens, a.context, a.chunks)
     print(f"\n| perplexity of {a.text.name}, {a.chunks} x {a.context} tokens | value | against ours |\n|---|---|---|")
-    print(f"| ours, --weights f32 | {mine:.4f} | |", flush=True)
+    print(f"| ours, --weights {a.weights} | {mine:.4f} | |", flush=True)
     for name, them in [("llama.cpp on f32", theirs_f32), ("llama.cpp on the file", theirs)]:
         value = them.perplexity(path, a.context, a.chunks)
         print(f"| {name} | {value:.4f} | {100 * (value / mine - 1):+.3f} % |", flush=True)

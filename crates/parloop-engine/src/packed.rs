@@ -11,8 +11,8 @@
 //! trailer     checksum of the index  length of the index u64  "plppack1"
 //! ```
 //!
-//! Checksums are XXH3 of 128 bits, of every [`PIECE`] of a matrix, and are held against the file on every load: that
-//! costs one read, which decode does with every token.
+//! Checksums are XXH3 of 128 bits, of every 8 MB of a matrix, and are held against the file on every load: that costs
+//! one read, which decode does with every token.
 
 use crate::stored;
 use crate::{Error, Result};
