@@ -20,6 +20,7 @@
 pub mod budget;
 pub mod error;
 mod exit;
+mod files;
 pub mod generate;
 pub mod model;
 pub mod packed;

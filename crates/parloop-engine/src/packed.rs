@@ -14,6 +14,7 @@
 //! Checksums are XXH3 of 128 bits, of every 8 MB of a matrix, and are held against the file on every load: that costs
 //! one read, which decode does with every token.
 
+use crate::files::{bad, io, rename};
 use crate::stored;
 use crate::{Error, Result};
 use parloop_kernels::{Pool, WeightType, Weights};
@@ -155,8 +156,7 @@ pub fn write(
         let bytes = out.count as u64;
         let finish = |out: Out| {
             out.file.into_inner()?.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(folder(&path))?.sync_all()
+            rename(&temporary, &path)
         };
         finish(out).map_err(|e| io("write", &path, e))?;
         Ok(bytes)
@@ -295,16 +295,4 @@ fn begins_with_magic(path: &Path) -> std::io::Result<bool> {
     let mut start = Vec::new();
     File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut start)?;
     Ok(start == MAGIC)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn bad(path: &Path, message: impl Into<String>) -> Error {
-    parloop_model::Error::File { path: path.to_owned(), message: message.into() }.into()
-}
-
-fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
-    parloop_model::Error::Io { action, path: path.to_owned(), source }.into()
 }

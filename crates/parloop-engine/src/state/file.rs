@@ -20,7 +20,8 @@
 //! tokens, and rebuilding it means 897 positions of two loops, 16 % of the work of the whole prompt.
 
 use super::header::{Header, LIMIT, MAGIC, VERSION};
-use crate::{Engine, Error, Result, Sequence};
+use crate::files::{bad, folder, io, rename};
+use crate::{Engine, Result, Sequence};
 use parloop_kernels::{KvTiles, memory};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -47,10 +48,7 @@ impl Engine {
     /// The file cannot be written, or exists and is not a saved state.
     pub fn save_state(&self, sequence: &Sequence, path: &Path) -> Result<()> {
         let beside = temporary(path)?;
-        let written = self.write_state(sequence, &beside).and_then(|()| {
-            fs::rename(&beside, path)?;
-            File::open(folder(path))?.sync_all()
-        });
+        let written = self.write_state(sequence, &beside).and_then(|()| rename(&beside, path));
         if written.is_err() {
             // It is of no use to anyone; that it may not exist is no further error.
             let _ = fs::remove_file(&beside);
@@ -213,10 +211,6 @@ fn temporary(path: &Path) -> Result<PathBuf> {
     Ok(path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
 }
 
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// A file whose bytes are hashed as they pass.
 struct Hashed<T> {
     inner: T,
@@ -277,12 +271,4 @@ impl<T: Read> Hashed<T> {
             Err(e) => Err(e),
         }
     }
-}
-
-fn bad(path: &Path, message: impl Into<String>) -> Error {
-    parloop_model::Error::File { path: path.to_owned(), message: message.into() }.into()
-}
-
-fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
-    parloop_model::Error::Io { action, path: path.to_owned(), source }.into()
 }
