@@ -161,6 +161,14 @@ fn pack_keeps_the_weights_that_a_later_run_uses() {
     refused(&["score", model, "--tokens", "1,2,3"], "run `parloop pack` again");
     parloop().args(["pack", model]).assert().success();
     assert_eq!(written(&["score", model, "--tokens", "1,2,3", "--logits"]), expected);
+    // A model that is replaced takes its packed weights along.
+    let out = folder.path().join("half");
+    let convert = ["convert", golden.to_str().unwrap(), "--type", "f16", "--out", out.to_str().unwrap(), "--force"];
+    parloop().args(convert).assert().success();
+    parloop().args(["pack", out.to_str().unwrap()]).assert().success();
+    assert!(out.join("packed.parloop").exists());
+    parloop().args(convert).assert().success();
+    assert!(!out.join("packed.parloop").exists());
     refused(&["pack", golden.to_str().unwrap()], "nothing to pack");
     refused(&["pack", golden.to_str().unwrap(), "--weights", "q4"], "multiple of 32");
     refused(&["pack", "nowhere"], "nowhere");

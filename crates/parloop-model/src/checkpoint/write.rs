@@ -280,7 +280,9 @@ fn only_a_model(folder: &Path) -> Result<()> {
         let known = ["config.json", "generation_config.json", "trainer.json", "chat_template.jinja", files::INDEX]
             .contains(&name.as_str())
             || name.ends_with(".safetensors")
-            || name.starts_with("tokenizer");
+            || name.starts_with("tokenizer")
+            // Packed weights are made from the model, and made again at will.
+            || name.starts_with("packed") && name.ends_with(".parloop");
         if !known || entry.path().is_dir() {
             return Err(Error::file(
                 folder,
