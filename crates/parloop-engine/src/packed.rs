@@ -14,7 +14,7 @@
 //! Checksums are XXH3 of 128 bits, of every 8 MB of a matrix, and are held against the file on every load: that costs
 //! one read, which decode does with every token.
 
-use crate::files::{bad, io, rename};
+use crate::files::{bad, begins_with, io, replace};
 use crate::stored;
 use crate::{Error, Result};
 use parloop_kernels::{Pool, WeightType, Weights};
@@ -22,9 +22,9 @@ use parloop_model::mapped::MappedFile;
 use parloop_model::tensors::{self, Role};
 use parloop_model::{Checkpoint, Tensor};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use twox_hash::xxhash3_128::Hasher;
@@ -109,7 +109,7 @@ pub fn write(
     let path = path(checkpoint, kind).ok_or_else(|| {
         Error::Input("the built-in model lies in no file that packed weights could lie beside".into())
     })?;
-    if path.exists() && !begins_with_magic(&path).map_err(|e| io("read", &path, e))? {
+    if path.exists() && !begins_with(&path, MAGIC)? {
         return Err(bad(&path, "exists and holds no packed weights; move it away"));
     }
     let matrices: Vec<_> = matrices(checkpoint)?
@@ -122,8 +122,8 @@ pub fn write(
         return Err(Error::Input(message.into()));
     }
     let count = matrices.len();
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = File::create(&temporary).map_err(|e| io("create", &temporary, e)).and_then(|file| {
+    let bytes = replace(&path, |beside| {
+        let file = File::create(beside).map_err(|e| io("create", beside, e))?;
         let mut out = Out { file: BufWriter::new(file), count: 0 };
         let put = |out: &mut Out, bytes: &[u8]| out.put(bytes).map_err(|e| io("write", &path, e));
         put(&mut out, MAGIC)?;
@@ -154,18 +154,11 @@ pub fn write(
         put(&mut out, &(text.len() as u64).to_le_bytes())?;
         put(&mut out, MAGIC)?;
         let bytes = out.count as u64;
-        let finish = |out: Out| {
-            out.file.into_inner()?.sync_all()?;
-            rename(&temporary, &path)
-        };
-        finish(out).map_err(|e| io("write", &path, e))?;
+        let flush = |out: Out| out.file.into_inner()?.sync_all();
+        flush(out).map_err(|e| io("write", &path, e))?;
         Ok(bytes)
-    });
-    if written.is_err() {
-        // It is of no use to anyone; that it may not exist is no further error.
-        let _ = fs::remove_file(&temporary);
-    }
-    Ok(Written { bytes: written?, path, matrices: count })
+    })?;
+    Ok(Written { bytes, path, matrices: count })
 }
 
 impl Packed {
@@ -256,16 +249,11 @@ fn matrices(checkpoint: &Checkpoint) -> Result<Vec<(String, &Tensor)>> {
 ///
 /// It guards against mistakes (another model, another training step), not against forgery, and reads some 30 MB.
 fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
-    /// Rows of a matrix that are looked at.
-    const ROWS: usize = 16;
     let mut hash = Hasher::new();
     hash.write(checkpoint.config().to_json().as_bytes());
     for (name, tensor) in matrices(checkpoint)? {
         hash.write(format!("{name} {} {:?}", tensor.dtype.name(), tensor.shape).as_bytes());
-        let rows = tensor.rows();
-        for i in 0..ROWS.min(rows) {
-            hash.write(tensor.row_bytes(i * (rows - 1) / (ROWS - 1).min(rows - 1).max(1)));
-        }
+        stored::telling_rows(tensor.rows()).for_each(|i| hash.write(tensor.row_bytes(i)));
     }
     Ok(format!("{:032x}", hash.finish_128()))
 }
@@ -285,14 +273,4 @@ impl Out {
         self.count += bytes.len();
         self.file.write_all(bytes)
     }
-}
-
-fn begins_with_magic(path: &Path) -> std::io::Result<bool> {
-    // Asked before it is opened: a pipe would be waited for.
-    if !fs::metadata(path)?.is_file() {
-        return Ok(false);
-    }
-    let mut start = Vec::new();
-    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut start)?;
-    Ok(start == MAGIC)
 }

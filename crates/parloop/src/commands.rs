@@ -18,7 +18,7 @@ pub mod train;
 use crate::args::{Args, Command, Machine, Model as ModelArg, Weights};
 use anyhow::{Context, Result, ensure};
 use clap::CommandFactory;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use parloop::builtin;
 use parloop_engine::{Engine, Model, PromptProgress};
 use parloop_kernels::{Pool, WeightType};
@@ -77,15 +77,18 @@ fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
 /// A checkpoint's model, converted to a weight type if one is given; a bar shows longer conversions.
 fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, threads: usize) -> Result<Model> {
     let converts = kind.is_some() || checkpoint.path().is_some_and(Path::is_file);
-    let bar = converts.then(|| ProgressBar::new(0).with_message("converting weights"));
-    let model = Model::load(checkpoint, kind, &mut Pool::new(threads), &mut |done, all| {
-        if let Some(bar) = &bar {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        }
-    });
-    bar.inspect(ProgressBar::finish_and_clear);
+    let bar = if converts { ProgressBar::new(0).with_message("converting weights") } else { ProgressBar::hidden() };
+    let model = Model::load(checkpoint, kind, &mut Pool::new(threads), &mut counted(&bar));
+    bar.finish_and_clear();
     Ok(model?)
+}
+
+/// Moves a bar whose length is known with the first report.
+fn counted(bar: &ProgressBar) -> impl FnMut(usize, usize) {
+    move |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    }
 }
 
 fn engine(checkpoint: &Checkpoint, weights: &Weights, machine: &Machine) -> Result<Engine> {
@@ -98,21 +101,19 @@ fn engine(checkpoint: &Checkpoint, weights: &Weights, machine: &Machine) -> Resu
 
 /// Shows on a terminal how far a prompt has come, if it takes more than a second.
 fn prompt_bar() -> PromptProgress {
-    let mut shown: Option<(Instant, ProgressBar)> = None;
+    let mut shown: Option<(Instant, Option<ProgressBar>)> = None;
     Box::new(move |done, all| {
-        let (start, bar) = shown.get_or_insert_with(|| (Instant::now(), ProgressBar::hidden()));
+        let (start, bar) = shown.get_or_insert_with(|| (Instant::now(), None));
         if done == all {
-            bar.finish_and_clear();
+            bar.iter().for_each(ProgressBar::finish_and_clear);
             shown = None;
         } else if start.elapsed().as_secs_f64() > 1.0 {
-            if bar.is_hidden() {
-                *bar = ProgressBar::new(all as u64).with_message("prompt");
-                bar.set_draw_target(ProgressDrawTarget::stderr());
+            let new = || {
                 let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} tokens, {eta} left");
-                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-                bar.reset_elapsed();
-            }
-            bar.set_position(done as u64);
+                let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressBar::new(all as u64).with_message("prompt").with_style(style)
+            };
+            bar.get_or_insert_with(new).set_position(done as u64);
         }
     })
 }

@@ -20,13 +20,13 @@
 //! tokens, and rebuilding it means 897 positions of two loops, 16 % of the work of the whole prompt.
 
 use super::header::{Header, LIMIT, MAGIC, VERSION};
-use crate::files::{bad, folder, io, rename};
+use crate::files::{bad, begins_with, folder, io, replace};
 use crate::{Engine, Result, Sequence};
 use parloop_kernels::{KvTiles, memory};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use twox_hash::xxhash3_128::Hasher;
 
 /// Bytes of a checksum.
@@ -38,7 +38,14 @@ impl Engine {
     /// # Errors
     /// It names no file, lies in no folder, or names something that exists and is not a saved state.
     pub fn check_state_path(path: &Path) -> Result<()> {
-        temporary(path).map(|_| ())
+        path.file_name().ok_or_else(|| bad(path, "is not the name of a file; give a file to be written"))?;
+        if !folder(path).is_dir() {
+            return Err(bad(path, "lies in a folder that does not exist; create it, or give another name"));
+        }
+        if path.exists() && !begins_with(path, MAGIC)? {
+            return Err(bad(path, "exists and is not a saved state, so it is not replaced; give another name"));
+        }
+        Ok(())
     }
 
     /// Saves a sequence to a file: written beside it, flushed to disk, and renamed, so that the file is whole or as it
@@ -47,13 +54,8 @@ impl Engine {
     /// # Errors
     /// The file cannot be written, or exists and is not a saved state.
     pub fn save_state(&self, sequence: &Sequence, path: &Path) -> Result<()> {
-        let beside = temporary(path)?;
-        let written = self.write_state(sequence, &beside).and_then(|()| rename(&beside, path));
-        if written.is_err() {
-            // It is of no use to anyone; that it may not exist is no further error.
-            let _ = fs::remove_file(&beside);
-        }
-        written.map_err(|e| io("write", path, e))
+        Self::check_state_path(path)?;
+        replace(path, |beside| self.write_state(sequence, beside).map_err(|e| io("write", path, e)))
     }
 
     fn write_state(&self, sequence: &Sequence, path: &Path) -> std::io::Result<()> {
@@ -194,21 +196,6 @@ fn read_header(from: &mut Hashed<BufReader<File>>, path: &Path) -> Result<Header
         return Err(bad(path, "has a damaged or altered header: its checksum does not fit; make it anew"));
     }
     serde_json::from_slice(&text).map_err(|e| bad(path, format!("has a header that cannot be read: {e}")))
-}
-
-/// Where a file is written before it takes its name. Only a saved state is ever replaced.
-fn temporary(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| bad(path, "is not the name of a file; give a file to be written"))?;
-    if !folder(path).is_dir() {
-        return Err(bad(path, "lies in a folder that does not exist; create it, or give another name"));
-    }
-    if path.exists() {
-        let is_state = || File::open(path).and_then(|f| Hashed::new(BufReader::new(f)).begins_with_magic());
-        if !path.is_file() || !is_state().map_err(|e| io("read", path, e))? {
-            return Err(bad(path, "exists and is not a saved state, so it is not replaced; give another name"));
-        }
-    }
-    Ok(path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
 }
 
 /// A file whose bytes are hashed as they pass.

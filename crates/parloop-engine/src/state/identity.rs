@@ -6,9 +6,6 @@ use crate::model::{Biases, Gate, Layer, Sandwich};
 use parloop_kernels::Weights;
 use twox_hash::xxhash3_128::Hasher;
 
-/// Rows of a matrix that are looked at.
-const ROWS: usize = 16;
-
 /// A fingerprint of a model as it runs: its configuration, every norm, gate and bias in full, and of every matrix the
 /// type, the shape, and 16 rows from the first to the last as numbers.
 ///
@@ -55,8 +52,8 @@ fn matrix(hash: &mut Hasher, weights: &Weights) {
 fn rows(hash: &mut Hasher, kind: &str, [outputs, inputs]: [usize; 2], read: impl Fn(usize, &mut [f32])) {
     hash.write(format!("{kind} {outputs} {inputs}").as_bytes());
     let mut row = vec![0.0; inputs];
-    for i in 0..ROWS.min(outputs) {
-        read(i * (outputs - 1) / (ROWS - 1).min(outputs - 1).max(1), &mut row);
+    for i in crate::stored::telling_rows(outputs) {
+        read(i, &mut row);
         vector(hash, &row);
     }
 }

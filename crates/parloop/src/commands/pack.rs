@@ -1,6 +1,6 @@
 //! `parloop pack`: weights as the kernels read them, kept beside the model.
 
-use super::bytes;
+use super::{bytes, counted};
 use crate::args::Pack;
 use anyhow::Result;
 use parloop_engine::packed;
@@ -10,11 +10,7 @@ use parloop_model::Checkpoint;
 pub fn pack(args: &Pack) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.model)?;
     let bar = indicatif::ProgressBar::new(0).with_message("packing weights");
-    let written =
-        packed::write(&checkpoint, args.weights, &mut Pool::new(args.machine.threads()?), &mut |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        });
+    let written = packed::write(&checkpoint, args.weights, &mut Pool::new(args.machine.threads()?), &mut counted(&bar));
     bar.finish_and_clear();
     let written = written?;
     eprintln!("wrote {}: {} matrices, {}", written.path.display(), written.matrices, bytes(written.bytes as usize));

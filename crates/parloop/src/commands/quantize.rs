@@ -1,6 +1,6 @@
 //! `parloop quantize`: a model as one GGUF file.
 
-use super::bytes;
+use super::{bytes, counted};
 use crate::args::{Quantize, short_name};
 use anyhow::{Result, ensure};
 use parloop_model::{Checkpoint, gguf};
@@ -17,10 +17,7 @@ pub fn quantize(args: &Quantize) -> Result<()> {
     }
     let bar = indicatif::ProgressBar::new(0).with_message("writing tensors");
     let threads = args.machine.threads()?;
-    let written = gguf::quantize(&checkpoint, &args.out, args.dtype, threads, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    });
+    let written = gguf::quantize(&checkpoint, &args.out, args.dtype, threads, &mut counted(&bar));
     bar.finish_and_clear();
     let written = written?;
     for (name, width, kind) in &written.fallbacks {
