@@ -1,6 +1,6 @@
 //! From a prompt to a stream of tokens.
 
-use crate::{Engine, Mode, Prefill, PrefixCache, Result, SampleOptions, Sampler, Sequence};
+use crate::{Engine, Passes, Prefill, PrefixCache, Result, SampleOptions, Sampler, Sequence};
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -11,8 +11,8 @@ pub struct Generation {
     pub sampling: SampleOptions,
     /// How the prompt is processed.
     pub prefill: Prefill,
-    /// How the loops of a token are computed; `None` takes one pass where the recipe allows it.
-    pub mode: Option<Mode>,
+    /// How the loops of a token are computed.
+    pub passes: Passes,
     /// Go on past the model's end tokens.
     pub ignore_end: bool,
 }
@@ -84,7 +84,6 @@ pub fn continue_from(
     let known = model.tokenizer().map_or(config.vocab_size, |t| t.vocab_size());
     let mut sampler = Sampler::new(options.sampling.clone(), known)?;
     sequence.tokens().iter().chain(prompt).for_each(|t| sampler.accept(*t));
-    let mode = options.mode.unwrap_or(Mode::best(config));
     let logits = match prompt {
         [] => engine.logits(sequence)?,
         prompt => engine.prefill(sequence, prompt, &options.prefill)?,
@@ -104,7 +103,7 @@ pub fn continue_from(
         if sequence.len() >= config.max_position_embeddings {
             return Ok(Finish::Context);
         }
-        next = sampler.sample(engine.step(&mut [&mut *sequence], &[next], mode)?)?;
+        next = sampler.sample(engine.step(&mut [&mut *sequence], &[next], options.passes)?)?;
     }
     Ok(Finish::Length)
 }

@@ -1,38 +1,7 @@
 //! Log-probabilities of a given text.
 
 use crate::step::Observer;
-use crate::{Engine, Error, Mode, Prefill, Result};
-
-/// How the text is pushed through the model. All give the same numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passes {
-    /// Prefill in the default chunks.
-    Whole,
-    /// Token by token, all loops in one pass.
-    One,
-    /// Token by token, loop by loop.
-    Sequential,
-    /// Prefill in chunks of the given size.
-    Chunked(usize),
-}
-
-impl std::str::FromStr for Passes {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let unknown =
-            || Error::Input(format!("\"{text}\" is not a way to pass; expected whole, one, sequential or chunked:K"));
-        match text {
-            "whole" => Ok(Self::Whole),
-            "one" => Ok(Self::One),
-            "sequential" => Ok(Self::Sequential),
-            _ => match text.strip_prefix("chunked:").map(str::parse) {
-                Some(Ok(k)) if k > 0 => Ok(Self::Chunked(k)),
-                _ => Err(unknown()),
-            },
-        }
-    }
-}
+use crate::{Engine, Passes, Prefill, Result};
 
 /// What scoring gives.
 #[derive(Clone, Debug, Default)]
@@ -81,23 +50,20 @@ pub fn score(
     engine.model().config().check_tokens(tokens)?;
     let mut score = Score::default();
     let mut sequence = engine.sequence();
-    let mode = match passes {
-        Passes::Whole | Passes::Chunked(_) => {
-            let options = match passes {
-                Passes::Chunked(chunk) => Prefill { chunk, ..Prefill::default() },
-                _ => Prefill::default(),
-            };
-            let take = |t: usize, logits: &[f32]| score.take(tokens, t, logits, keep);
-            engine.prefill_all(&mut sequence, tokens, &options, take, observer)?;
-            return Ok(score.finish());
-        }
-        Passes::One => Mode::OnePass,
-        Passes::Sequential => Mode::Sequential,
+    let whole = match passes {
+        Passes::Auto => Some(Prefill::default()),
+        Passes::Chunked(chunk) => Some(Prefill { chunk, ..Prefill::default() }),
+        Passes::One | Passes::Sequential => None,
     };
+    if let Some(options) = whole {
+        let take = |t: usize, logits: &[f32]| score.take(tokens, t, logits, keep);
+        engine.prefill_all(&mut sequence, tokens, &options, take, observer)?;
+        return Ok(score.finish());
+    }
     for (t, token) in tokens.iter().enumerate() {
         // The explicit reborrow gives each step its own, shorter borrow of the observer.
         let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-        let logits = engine.step_observed(&mut [&mut sequence], &[*token], mode, observer)?;
+        let logits = engine.step_observed(&mut [&mut sequence], &[*token], passes, observer)?;
         score.take(tokens, t, logits, keep);
     }
     Ok(score.finish())

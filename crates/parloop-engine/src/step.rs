@@ -1,23 +1,7 @@
 //! Decode: one token for each of some sequences.
 
 use crate::pass::Row;
-use crate::{Engine, Error, Prefill, Result, Sequence};
-
-/// How the loops of a token are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// All loops of a step in one pass over the weights; needs a recipe with `shift`.
-    OnePass,
-    /// Loop after loop, one pass each: what every recipe can do.
-    Sequential,
-}
-
-impl Mode {
-    /// One pass where the recipe allows it.
-    pub fn best(config: &parloop_model::ModelConfig) -> Self {
-        if config.recipe.one_pass() { Self::OnePass } else { Self::Sequential }
-    }
-}
+use crate::{Engine, Error, Passes, Prefill, Result, Sequence};
 
 /// Sees what passes compute besides logits.
 pub trait Observer {
@@ -29,10 +13,10 @@ impl Engine {
     /// Appends `tokens[i]` to `sequences[i]` and returns the next token's logits, `[sequences][V]`.
     ///
     /// # Errors
-    /// The recipe cannot decode in one pass though `mode` asks for it, a token is outside the vocabulary, or a
+    /// The recipe cannot decode in one pass though `passes` asks for it, a token is outside the vocabulary, or a
     /// sequence is at the end of the context. Nothing has changed then.
-    pub fn step(&mut self, sequences: &mut [&mut Sequence], tokens: &[u32], mode: Mode) -> Result<&[f32]> {
-        self.step_observed(sequences, tokens, mode, None)
+    pub fn step(&mut self, sequences: &mut [&mut Sequence], tokens: &[u32], passes: Passes) -> Result<&[f32]> {
+        self.step_observed(sequences, tokens, passes, None)
     }
 
     /// [`Engine::step`], with every loop's state shown to an observer.
@@ -43,7 +27,7 @@ impl Engine {
         &mut self,
         sequences: &mut [&mut Sequence],
         tokens: &[u32],
-        mode: Mode,
+        passes: Passes,
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<&[f32]> {
         let model = self.model.clone();
@@ -61,17 +45,15 @@ impl Engine {
                 )));
             }
         }
-        if let (Mode::OnePass, Some(reason)) = (mode, c.recipe.why_not_one_pass()) {
-            return Err(Error::OnePass(reason));
-        }
+        let one_pass = passes.in_one_pass(&c.recipe)?;
         for sequence in sequences.iter_mut().filter(|s| s.is_stale(&c.recipe)) {
             self.rebuild(sequence, &Prefill::default())?;
         }
         let (d, loops) = (c.hidden_size, c.recipe.count);
         // Each pass takes these loops: all at once, or one after the other.
-        let passes: Vec<std::ops::Range<usize>> = match mode {
-            Mode::OnePass => std::iter::once(0..loops).collect(),
-            Mode::Sequential => (0..loops).map(|r| r..r + 1).collect(),
+        let passes: Vec<std::ops::Range<usize>> = match one_pass {
+            true => std::iter::once(0..loops).collect(),
+            false => (0..loops).map(|r| r..r + 1).collect(),
         };
         // Carried vectors of this position replace those of the last one only after every loop has read them.
         let mut handed = vec![0.0; (loops - 1) * batch * d];

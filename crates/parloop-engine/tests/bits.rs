@@ -63,7 +63,7 @@ fn logits_have_the_bits_they_had() {
             let model = Arc::new(model);
             for isa in Isa::available() {
                 let mut engine = Engine::with_isa(model.clone(), 2, isa);
-                let logits = score(&mut engine, &ids, Passes::Whole, true, None).unwrap().logits;
+                let logits = score(&mut engine, &ids, Passes::Auto, true, None).unwrap().logits;
                 let found = hash(logits.into_iter().flatten());
                 let key = format!("{name} {} {}", kind.name(), isa.name());
                 match kept.get(&key) {

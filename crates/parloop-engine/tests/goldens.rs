@@ -20,7 +20,7 @@ impl Observer for States {
 
 #[test]
 fn the_engine_reproduces_every_golden_in_every_way_to_pass() {
-    let passes = [Passes::One, Passes::Sequential, Passes::Whole, Passes::Chunked(1), Passes::Chunked(7)];
+    let passes = [Passes::One, Passes::Sequential, Passes::Auto, Passes::Chunked(1), Passes::Chunked(7)];
     for name in GOLDENS {
         let golden = Golden::read(name);
         let model = Arc::new(Model::new(&golden.checkpoint).unwrap());

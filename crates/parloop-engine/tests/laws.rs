@@ -5,7 +5,7 @@
 mod common;
 
 use common::{continuation, engine, length, tokens};
-use parloop_engine::{Engine, Mode, Model, Passes, Prefill, Sequence, score};
+use parloop_engine::{Engine, Model, Passes, Prefill, Sequence, score};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::reference::Reference;
 use parloop_model::{GateKind, KvMode, Local, ModelConfig, Recipe};
@@ -45,7 +45,7 @@ proptest! {
             for isa in Isa::available() {
                 let mut first: Option<Vec<Vec<f32>>> = None;
                 for (threads, passes) in [
-                    (1, Passes::Whole), (3, Passes::Whole), (2, Passes::Sequential), (2, Passes::Chunked(7)), (2, Passes::One),
+                    (1, Passes::Auto), (3, Passes::Auto), (2, Passes::Sequential), (2, Passes::Chunked(7)), (2, Passes::One),
                 ] {
                     if passes == Passes::One && !config.recipe.one_pass() {
                         continue;
@@ -73,7 +73,7 @@ proptest! {
         let ids = { let n = length(rng, &config); tokens(rng, &config, n) };
         let isa = *Isa::available().last().unwrap();
         let mut engine = Engine::with_isa(Arc::new(Model::new(&source).unwrap()), rng.range(1, 3), isa);
-        let mut ways = vec![Passes::Whole, Passes::Sequential, Passes::Chunked(1), Passes::Chunked(rng.range(2, 30))];
+        let mut ways = vec![Passes::Auto, Passes::Sequential, Passes::Chunked(1), Passes::Chunked(rng.range(2, 30))];
         if config.recipe.one_pass() {
             ways.push(Passes::One);
         }
@@ -110,7 +110,7 @@ proptest! {
         let rng = &mut Rng(seed);
         let config = config(rng);
         let mut engine = engine(&config, rng);
-        let mode = if rng.flip() { Mode::best(&config) } else { Mode::Sequential };
+        let passes = if rng.flip() { Passes::Auto } else { Passes::Sequential };
         let count = rng.range(2, 6);
         let mut together: Vec<Sequence> = (0..count).map(|_| engine.sequence()).collect();
         let mut alone = together.clone();
@@ -122,9 +122,9 @@ proptest! {
         for _ in 0..6 {
             let next = tokens(rng, &config, count);
             let mut batch: Vec<&mut Sequence> = together.iter_mut().collect();
-            let logits = engine.step(&mut batch, &next, mode).unwrap().to_vec();
+            let logits = engine.step(&mut batch, &next, passes).unwrap().to_vec();
             for (i, sequence) in alone.iter_mut().enumerate() {
-                let one = engine.step(&mut [sequence], &next[i..=i], Mode::best(&config)).unwrap();
+                let one = engine.step(&mut [sequence], &next[i..=i], Passes::Auto).unwrap();
                 prop_assert!(one == &logits[i * config.vocab_size..][..config.vocab_size]);
             }
         }
@@ -146,7 +146,7 @@ fn a_refused_request_changes_nothing() {
     assert!(engine.prefill(&mut sequence, &[0], &Prefill { chunk: 0, ..options }).is_err());
     assert_eq!(sequence.len(), 3);
     engine.prefill(&mut sequence, &[0; 6], &options).unwrap();
-    assert!(engine.step(&mut [&mut sequence], &[1], Mode::OnePass).unwrap_err().to_string().contains("full"));
+    assert!(engine.step(&mut [&mut sequence], &[1], Passes::One).unwrap_err().to_string().contains("full"));
 }
 
 /// Fixed seeds: once in many thousand models the row left out weighs less than rounding.

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{continuation, engine, length, tokens};
-use parloop_engine::{Engine, Generation, Mode, Model, Prefill, PrefixCache, SampleOptions, Sequence};
+use parloop_engine::{Engine, Generation, Model, Passes, Prefill, PrefixCache, SampleOptions, Sequence};
 use parloop_engine::{continue_from, generate, generate_cached};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
@@ -34,9 +34,9 @@ fn after(engine: &mut Engine, rng: &mut Rng, ids: &[u32]) -> Sequence {
     let mut sequence = engine.sequence();
     let split = rng.range(1, ids.len());
     engine.prefill(&mut sequence, &ids[..split], &random_chunk(rng)).unwrap();
-    let mode = Mode::best(engine.model().config());
+    let passes = Passes::Auto;
     for id in &ids[split..] {
-        engine.step(&mut [&mut sequence], &[*id], mode).unwrap();
+        engine.step(&mut [&mut sequence], &[*id], passes).unwrap();
     }
     sequence
 }
@@ -103,11 +103,11 @@ proptest! {
         let (a, b) = (rng.range(1, 40), rng.range(1, 40));
         let (a, b) = (tokens(rng, &config, a), tokens(rng, &config, b));
         // In turn, so that each writes while the other shares its blocks.
-        let mode = Mode::best(&config);
+        let passes = Passes::Auto;
         for i in 0..a.len().max(b.len()) {
             for (sequence, more) in [(&mut one, &a), (&mut two, &b)] {
                 if let Some(id) = more.get(i) {
-                    engine.step(&mut [sequence], &[*id], mode).unwrap();
+                    engine.step(&mut [sequence], &[*id], passes).unwrap();
                 }
             }
         }
@@ -261,7 +261,7 @@ fn a_fork_costs_only_the_blocks_it_writes() {
     // A ring and some vectors, but of the cache only what lies beyond the last whole block at most.
     let block = alone / 20;
     assert!(cache.bytes() < alone + 2 * block, "{} after {alone}", cache.bytes());
-    engine.step(&mut [&mut fork], &[0], Mode::OnePass).unwrap();
+    engine.step(&mut [&mut fork], &[0], Passes::One).unwrap();
     assert!(cache.insert(&fork));
     assert!(cache.bytes() < alone + 4 * block, "{} after {alone}", cache.bytes());
     assert_eq!(cache.len(), 3);
@@ -317,7 +317,7 @@ fn generation_from_a_cache_or_a_kept_sequence_is_the_same_text() {
             tokens: 25,
             sampling: SampleOptions { repetition_penalty: 1.3, ..SampleOptions::greedy() },
             prefill: Prefill::default(),
-            mode: None,
+            passes: Passes::Auto,
             ignore_end: true,
         };
         let mut whole = Vec::new();

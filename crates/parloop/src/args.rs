@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use parloop_engine::{Mode, SampleOptions};
+use parloop_engine::{Passes, SampleOptions};
 use parloop_model::family::{self, Family};
 use std::path::PathBuf;
 
@@ -62,7 +62,7 @@ pub struct Demo {
   parloop run -p 'ROMEO:'                      the built-in model
   parloop run out/plt2 -p 'Once' -n 200        a model folder
   echo 'To be' | parloop run --temp 0          prompt from standard input, most likely tokens
-  parloop run -p 'HAMLET:' --mode sequential   loop by loop: the same text, more slowly
+  parloop run -p 'HAMLET:' --passes sequential loop by loop: the same text, more slowly
   parloop run --prompt-cache state < long.txt  the next run computes only what is new in the text
 
 The text goes to standard output, a line of figures to standard error.")]
@@ -80,9 +80,9 @@ pub struct Run {
     pub chat: bool,
     #[command(flatten)]
     pub template: ChatOptions,
-    /// How the loops of a token run
-    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
-    pub mode: ModeArg,
+    /// How the loops of a token run: auto, one (pass for all of them, where the recipe allows it) or sequential
+    #[arg(long, alias = "mode", default_value = "auto", value_parser = decode_passes)]
+    pub passes: Passes,
     /// Prompt tokens processed at a time
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: u32,
@@ -155,8 +155,8 @@ pub struct ChatOptions {
   parloop score tests/goldens/plt2 --tokens 5,3,9 --passes one --logits
 
 Ways to pass (all but reference give the same numbers to the last bit):
-  whole        prefill in the usual chunks (the default)
-  chunked:K    prefill in chunks of K tokens
+  auto         in pieces of the usual size (the default)
+  chunked:K    in pieces of K tokens
   one          token by token, all loops in one pass; refused for recipes that cannot
   sequential   token by token, loop by loop
   reference    the slow scalar forward in f32 that reads like the mathematics; takes no --weights")]
@@ -165,9 +165,9 @@ pub struct Score {
     pub model: Model,
     #[command(flatten)]
     pub source: ScoreSource,
-    /// How the tokens are pushed through the model: whole, chunked:K, one, sequential, reference
-    #[arg(long, default_value = "whole")]
-    pub passes: PassesArg,
+    /// How the tokens go through the model: auto, chunked:K, one, sequential, reference
+    #[arg(long, default_value = "auto")]
+    pub passes: Forward,
     /// Print the logits of every position
     #[arg(long)]
     pub logits: bool,
@@ -461,37 +461,22 @@ impl Sampling {
     }
 }
 
-/// How the loops of a token run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ModeArg {
-    /// One pass where the recipe allows it
-    Auto,
-    /// All loops in one pass over the weights
-    OnePass,
-    /// Loop after loop, one pass each
-    Sequential,
+/// How the loops of a token that is written run.
+pub fn decode_passes(text: &str) -> Result<Passes, String> {
+    let passes = text.parse().ok().filter(|p| !matches!(p, Passes::Chunked(_)));
+    passes.ok_or_else(|| "expected auto, one or sequential".into())
 }
 
-impl From<ModeArg> for Option<Mode> {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Auto => None,
-            ModeArg::OnePass => Some(Mode::OnePass),
-            ModeArg::Sequential => Some(Mode::Sequential),
-        }
-    }
-}
-
-/// How tokens are pushed through a model.
+/// What computes the score of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PassesArg {
+pub enum Forward {
     /// The scalar reference forward.
     Reference,
     /// The engine.
-    Engine(parloop_engine::Passes),
+    Engine(Passes),
 }
 
-impl std::str::FromStr for PassesArg {
+impl std::str::FromStr for Forward {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
@@ -499,7 +484,7 @@ impl std::str::FromStr for PassesArg {
             _ => text
                 .parse()
                 .map(Self::Engine)
-                .map_err(|_| "expected whole, one, sequential, chunked:K (K at least 1) or reference".into()),
+                .map_err(|_| "expected auto, one, sequential, chunked:K (K at least 1) or reference".into()),
         }
     }
 }

@@ -20,9 +20,9 @@ use anyhow::{Context, Result, ensure};
 use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
 use parloop::builtin;
-use parloop_engine::{Engine, Model, PromptProgress};
+use parloop_engine::{Engine, Model, Passes, PromptProgress};
 use parloop_kernels::{Pool, WeightType};
-use parloop_model::{Checkpoint, Tokenizer};
+use parloop_model::{Checkpoint, Recipe, Tokenizer};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -115,6 +115,16 @@ fn prompt_bar() -> PromptProgress {
             };
             bar.get_or_insert_with(new).set_position(done as u64);
         }
+    })
+}
+
+/// Whether a token takes one pass for all its loops; a recipe that cannot is told so with the flag's name.
+fn in_one_pass(passes: Passes, recipe: &Recipe) -> Result<bool> {
+    passes.in_one_pass(recipe).map_err(|error| match error {
+        parloop_engine::Error::OnePass(why) => {
+            anyhow::anyhow!("--passes one is not possible: {why}; take --passes sequential")
+        }
+        other => other.into(),
     })
 }
 

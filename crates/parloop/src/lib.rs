@@ -1,7 +1,7 @@
 //! parloop as a library: the crates behind the command, under one name.
 //!
 //! ```
-//! use parloop::engine::{Engine, Generation, Model, Prefill, SampleOptions, generate};
+//! use parloop::engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, generate};
 //!
 //! let model = std::sync::Arc::new(Model::new(&parloop::builtin::checkpoint()?)?);
 //! let mut engine = Engine::new(model.clone(), Some(1))?;
@@ -11,7 +11,7 @@
 //!     tokens: 8,
 //!     sampling: SampleOptions::greedy(),
 //!     prefill: Prefill::default(),
-//!     mode: None,
+//!     passes: Passes::Auto,
 //!     ignore_end: false,
 //! };
 //! let mut text = tokenizer.stream();

@@ -1,6 +1,6 @@
 //! What the property tests share.
 
-use parloop_engine::{Engine, Mode, Model, Sequence};
+use parloop_engine::{Engine, Model, Passes, Sequence};
 use parloop_kernels::Isa;
 use parloop_model::ModelConfig;
 use parloop_testing::{Rng, checkpoint};
@@ -32,12 +32,12 @@ pub fn length(rng: &mut Rng, config: &ModelConfig) -> usize {
 
 /// Logits after the prompt and after each of some further tokens.
 pub fn continuation(engine: &mut Engine, sequence: &mut Sequence, first: &[f32], steps: usize) -> Vec<Vec<f32>> {
-    let mode = Mode::best(engine.model().config());
+    let passes = Passes::Auto;
     let mut all = vec![first.to_vec()];
     for _ in 0..steps {
         let logits = all.last().unwrap();
         let next = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
-        all.push(engine.step(&mut [&mut *sequence], &[next], mode).unwrap().to_vec());
+        all.push(engine.step(&mut [&mut *sequence], &[next], passes).unwrap().to_vec());
     }
     all
 }

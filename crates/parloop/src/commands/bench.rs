@@ -8,10 +8,10 @@ mod report;
 mod rounds;
 mod shapes;
 
-use crate::args::Machine;
-use anyhow::{Context, Result, bail, ensure};
+use crate::args::{Machine, decode_passes};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use parloop_engine::{Engine, Mode, Model, Sequence};
+use parloop_engine::{Engine, Model, Passes, Sequence};
 use parloop_kernels::{KvType, WeightType, measure, memory};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
 use report::{Format, Report, Row};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 #[command(after_help = "Examples:
   parloop bench decode                                        the built-in model
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3,4 --weights bf16,q8,q4
-  parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3 --modes one-pass,sequential --weights q4
+  parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3 --passes one,sequential --weights q4
   parloop bench decode --shape llama-1b --batch 1,2,4,8 --depth 512,4096 --format markdown
   parloop bench prefill --shape loopcoder-v2 --layers 1 --tokens 128,512 --json
   parloop bench mixed out/plt2 --tokens 512 --steps 128
@@ -49,9 +49,9 @@ pub struct Bench {
     /// Numbers of loops; the same weights run with each
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=64))]
     loops: Vec<u8>,
-    /// How the loops run
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "one-pass")]
-    modes: Vec<ModeName>,
+    /// How the loops of a token run: one (pass for all of them) or sequential
+    #[arg(long, alias = "modes", value_delimiter = ',', default_value = "one", value_name = "PASSES", value_parser = decode_passes)]
+    passes: Vec<Passes>,
     /// Weight types: f32, bf16, q8, q4_1, q4; bf16 for shapes and the file's own for models if left out
     #[arg(long, value_delimiter = ',')]
     weights: Vec<WeightType>,
@@ -97,12 +97,6 @@ enum Test {
     Prefill,
     /// A prompt, then tokens
     Mixed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeName {
-    OnePass,
-    Sequential,
 }
 
 /// The weights to be measured.
@@ -156,7 +150,7 @@ fn check_memory(args: &Bench, config: &ModelConfig, loops: &[usize], kinds: &[Op
         args.depth.iter().chain(&args.tokens).copied().max().unwrap_or(0) as usize + args.rounds as usize + 256;
     let recipe = recipe(config, most);
     let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, args.kv, tokens);
-    let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.modes.len();
+    let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.passes.len();
     let needed = largest.unwrap_or(0) + rounds::READ_BYTES + sequence.saturating_mul(batch);
     let Some(available) = memory::available() else { return Ok(()) };
     ensure!(
@@ -207,14 +201,11 @@ fn one_type(
     let mut sides = Vec::new();
     for &count in loops {
         let model = Arc::new(base.with_recipe(recipe(base.config(), count))?);
-        let modes: &[ModeName] = if count == 1 { &[ModeName::OnePass] } else { &args.modes };
-        for &mode in modes {
-            let mode = if mode == ModeName::OnePass { Mode::OnePass } else { Mode::Sequential };
-            if let (Mode::OnePass, Some(why)) = (mode, model.config().recipe.why_not_one_pass()) {
-                bail!("--modes one-pass is not possible: {why}; measure it with --modes sequential");
-            }
+        let ways: &[Passes] = if count == 1 { &[Passes::One] } else { &args.passes };
+        for &passes in ways {
+            super::in_one_pass(passes, &model.config().recipe)?;
             for work in works(args)? {
-                sides.push(Side::new(model.clone(), mode, args.kv, work)?);
+                sides.push(Side::new(model.clone(), passes, args.kv, work)?);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{checkpoint, engine, print_profile, tokenizer};
 use crate::args::{Chat, ChatOptions};
 use anyhow::{Context, Result, bail};
 use parloop_engine::generate::Finish;
-use parloop_engine::{Engine, Generation, Prefill, Sequence, continue_from};
+use parloop_engine::{Engine, Generation, Passes, Prefill, Sequence, continue_from};
 use parloop_model::{ChatSource, ChatTemplate, Checkpoint, Conversation, Message, Tokenizer};
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub fn chat(args: &Chat) -> Result<()> {
         tokens: args.tokens.or(defaults.max_new_tokens).unwrap_or(1000),
         sampling: args.sampling.options(defaults),
         prefill: Prefill::default(),
-        mode: None,
+        passes: Passes::Auto,
         ignore_end: false,
     };
     options.sampling.validate()?;

@@ -4,7 +4,7 @@ use super::bytes;
 use crate::args::Demo;
 use anyhow::{Result, ensure};
 use parloop::builtin;
-use parloop_engine::{Engine, Generation, Mode, Model, Prefill, SampleOptions, Sequence, generate};
+use parloop_engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, Sequence, generate};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
 use std::io::Write;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ fn write_text(
         tokens: args.tokens as usize,
         sampling: SampleOptions { seed: args.seed, ..SampleOptions::default() },
         prefill: Prefill::default(),
-        mode: None,
+        passes: Passes::Auto,
         ignore_end: true,
     };
     write!(out, "{}", indented(&args.prompt, true))?;
@@ -107,7 +107,7 @@ fn compare(engine: &mut Engine, prompt: &[u32], text: &[u32], out: &mut impl Wri
     // Repeat the text until the medians rest on enough steps.
     let room = config.max_position_embeddings.saturating_sub(prompt.len());
     let steps: Vec<u32> = text.iter().copied().cycle().take(room.min(text.len().max(400))).collect();
-    let mut sides: Vec<Side> = [Mode::OnePass, Mode::Sequential].map(|mode| Side::new(engine, mode)).into();
+    let mut sides: Vec<Side> = [Passes::One, Passes::Sequential].map(|passes| Side::new(engine, passes)).into();
     for side in &mut sides {
         engine.prefill(&mut side.sequence, prompt, &Prefill::default())?;
     }
@@ -150,7 +150,7 @@ fn compare(engine: &mut Engine, prompt: &[u32], text: &[u32], out: &mut impl Wri
 
 /// One way of decoding.
 struct Side {
-    mode: Mode,
+    passes: Passes,
     sequence: Sequence,
     times: Vec<f64>,
     /// For each step the most likely next token and the bits of its logits, folded.
@@ -158,13 +158,13 @@ struct Side {
 }
 
 impl Side {
-    fn new(engine: &Engine, mode: Mode) -> Self {
-        Self { mode, sequence: engine.sequence(), times: Vec::new(), choices: Vec::new() }
+    fn new(engine: &Engine, passes: Passes) -> Self {
+        Self { passes, sequence: engine.sequence(), times: Vec::new(), choices: Vec::new() }
     }
 
     fn step(&mut self, engine: &mut Engine, token: u32) -> Result<()> {
         let start = Instant::now();
-        let logits = engine.step(&mut [&mut self.sequence], &[token], self.mode)?;
+        let logits = engine.step(&mut [&mut self.sequence], &[token], self.passes)?;
         self.times.push(start.elapsed().max(Duration::from_nanos(1)).as_secs_f64());
         let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
         let fold = |h: u64, l: &f32| (h ^ u64::from(l.to_bits())).wrapping_mul(0x0000_0100_0000_01B3);

@@ -4,7 +4,7 @@ use super::{chat, checkpoint, engine, print_profile, state, tokenizer, utf8};
 use crate::args::Run;
 use anyhow::{Context, Result, bail};
 use parloop_engine::generate::Finish;
-use parloop_engine::{Generation, Mode, Prefill, continue_from};
+use parloop_engine::{Generation, Prefill, continue_from};
 use std::io::{IsTerminal, Read, Write};
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ pub fn run(args: &Run) -> Result<()> {
         tokens: args.tokens.or(defaults.max_new_tokens).unwrap_or(100),
         sampling: args.sampling.options(defaults),
         prefill: Prefill { chunk: args.chunk as usize, ..Prefill::default() },
-        mode: args.mode.into(),
+        passes: args.passes,
         ignore_end: args.ignore_eos,
     };
     options.sampling.validate()?;
@@ -42,9 +42,7 @@ pub fn run(args: &Run) -> Result<()> {
     }
     let total = (loaded.len() + ids.len()).saturating_add(options.tokens);
     state::check_budget(&engine, &args.state, total, &options.prefill)?;
-    if let (Some(Mode::OnePass), Some(reason)) = (options.mode, checkpoint.config().recipe.why_not_one_pass()) {
-        bail!("--mode one-pass is not possible: {reason}");
-    }
+    let one_pass = super::in_one_pass(options.passes, &checkpoint.config().recipe)?;
 
     let mut out = std::io::stdout().lock();
     let echo = !args.no_echo && !args.chat;
@@ -83,10 +81,10 @@ pub fn run(args: &Run) -> Result<()> {
         let first = first.unwrap_or_default().as_secs_f64();
         let rest = last.as_secs_f64() - first;
         let recipe = &checkpoint.config().recipe;
-        let mode = match options.mode.unwrap_or(Mode::best(checkpoint.config())) {
+        let way = match one_pass {
             _ if recipe.count == 1 => "1 loop",
-            Mode::OnePass => "all loops in one pass",
-            Mode::Sequential => "loop by loop",
+            true => "all loops in one pass",
+            false => "loop by loop",
         };
         let why = match finish {
             Finish::Length | Finish::Stopped => "",
@@ -96,7 +94,7 @@ pub fn run(args: &Run) -> Result<()> {
         let speed = if count > 1 { format!("{:.1} tokens/s", (count - 1) as f64 / rest) } else { "-".into() };
         let known = if cached > 0 { format!(" ({cached} cached)") } else { String::new() };
         eprintln!(
-            "[prompt of {prompt_tokens}{known} in {:.0} ms; {count} tokens at {speed}; {} x {mode}; {} threads, {}{why}]",
+            "[prompt of {prompt_tokens}{known} in {:.0} ms; {count} tokens at {speed}; {} x {way}; {} threads, {}{why}]",
             first * 1e3,
             recipe.count,
             engine.threads(),

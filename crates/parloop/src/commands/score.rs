@@ -1,7 +1,7 @@
 //! `parloop score`: log-probabilities of a given text, as JSON.
 
 use super::{checkpoint, engine, print_profile, read_text, tokenizer};
-use crate::args::{PassesArg, Score as Args};
+use crate::args::{Forward, Score as Args};
 use anyhow::{Result, bail, ensure};
 use parloop_engine::{Score, score as engine_score};
 use parloop_model::reference::Reference;
@@ -27,14 +27,14 @@ pub fn score(args: &Args) -> Result<()> {
     };
     checkpoint.config().check_tokens(&tokens)?;
     let result = match args.passes {
-        PassesArg::Reference => {
+        Forward::Reference => {
             ensure!(args.weights.weights.is_none(), "--weights is not used with --passes reference: leave it out");
             let mut result = Score::default();
             let output = Reference::new(&checkpoint)?.forward(&tokens)?;
             output.logits.iter().enumerate().for_each(|(t, l)| result.take(&tokens, t, l, args.logits));
             result.finish()
         }
-        PassesArg::Engine(passes) => {
+        Forward::Engine(passes) => {
             let mut engine = engine(&checkpoint, &args.weights, &args.machine)?;
             let result = engine_score(&mut engine, &tokens, passes, args.logits, None)?;
             print_profile(&engine);

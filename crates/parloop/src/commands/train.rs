@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use parloop_engine::{Engine, Generation, Model, Prefill, SampleOptions, generate};
+use parloop_engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, generate};
 use parloop_model::Checkpoint;
 use parloop_train::{Hooks, Snapshot, TrainJob, TrainOptions, train as run};
 use std::path::PathBuf;
@@ -193,7 +193,7 @@ fn sample(snapshot: &Snapshot<'_>, seed: u64) -> Result<String> {
         tokens: snapshot.tokens,
         sampling: SampleOptions { temperature: snapshot.temperature as f32, seed, ..SampleOptions::default() },
         prefill: Prefill::default(),
-        mode: None,
+        passes: Passes::Auto,
         ignore_end: true,
     };
     let mut ids = Vec::new();

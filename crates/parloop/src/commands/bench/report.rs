@@ -3,7 +3,7 @@
 use super::rounds::Side;
 use anyhow::Result;
 use clap::ValueEnum;
-use parloop_engine::{Engine, Mode};
+use parloop_engine::{Engine, Passes};
 use parloop_kernels::WeightType;
 use serde::Serialize;
 use std::io::Write;
@@ -105,11 +105,11 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
     let sequential = all
         .iter()
         .filter(same)
-        .find(|s| s.mode == Mode::Sequential && s.model.config().recipe.count == c.recipe.count)
-        .filter(|_| side.mode == Mode::OnePass)
+        .find(|s| s.passes == Passes::Sequential && s.model.config().recipe.count == c.recipe.count)
+        .filter(|_| side.passes == Passes::One)
         .map(|s| median(ratios(s, false)));
     let loops = c.recipe.count;
-    let passes = if side.mode == Mode::OnePass { 1 } else { loops };
+    let passes = if side.passes == Passes::One { 1 } else { loops };
     // Loop by loop, the layers are read once a loop, the head once.
     let (bytes, head) = (side.model.bytes_per_pass(), side.model.head_bytes());
     let kv = parloop_engine::sequence::kv_bytes(c, side.kv);
@@ -136,7 +136,7 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
         kv: side.kv.name(),
         state_bytes: work.batch * parloop_engine::Sequence::bytes_at(c, side.kv, work.depth + work.prompt + work.steps),
         loops,
-        mode: if side.mode == Mode::OnePass { "one-pass" } else { "sequential" },
+        mode: if side.passes == Passes::One { "one-pass" } else { "sequential" },
         batch: work.batch,
         depth: work.depth,
         seconds,

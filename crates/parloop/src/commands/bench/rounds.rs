@@ -1,7 +1,7 @@
 //! Rounds in which everything compared takes its turn.
 
 use anyhow::Result;
-use parloop_engine::{Engine, Mode, Model, Prefill, Sequence};
+use parloop_engine::{Engine, Model, Passes, Prefill, Sequence};
 use parloop_kernels::KvType;
 use parloop_kernels::measure::ReadTest;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ const CACHED: usize = 256 << 20;
 /// One of the things compared.
 pub struct Side {
     pub model: Arc<Model>,
-    pub mode: Mode,
+    pub passes: Passes,
     pub kv: KvType,
     pub work: Work,
     sequences: Vec<Sequence>,
@@ -57,11 +57,11 @@ pub struct Side {
 }
 
 impl Side {
-    pub fn new(model: Arc<Model>, mode: Mode, kv: KvType, work: Work) -> Result<Self> {
+    pub fn new(model: Arc<Model>, passes: Passes, kv: KvType, work: Work) -> Result<Self> {
         // One by one: clones would share their keys and values, and a batch would read them once.
         let one = |_| Sequence::for_measurement(model.config(), kv, work.depth);
         let sequences = (0..work.batch).map(one).collect::<parloop_engine::Result<_>>()?;
-        Ok(Self { sequences, model, mode, kv, work, times: Vec::new() })
+        Ok(Self { sequences, model, passes, kv, work, times: Vec::new() })
     }
 
     /// One measurement; seconds.
@@ -76,7 +76,7 @@ impl Side {
         }
         if self.work.prompt == 0 && self.model.bytes_per_pass() < CACHED {
             let mut sequences: Vec<&mut Sequence> = self.sequences.iter_mut().collect();
-            engine.step(&mut sequences, &tokens, self.mode)?;
+            engine.step(&mut sequences, &tokens, self.passes)?;
         }
         let start = Instant::now();
         if !prompt.is_empty() {
@@ -84,7 +84,7 @@ impl Side {
         }
         for _ in 0..self.work.steps {
             let mut sequences: Vec<&mut Sequence> = self.sequences.iter_mut().collect();
-            engine.step(&mut sequences, &tokens, self.mode)?;
+            engine.step(&mut sequences, &tokens, self.passes)?;
         }
         Ok(start.elapsed().as_secs_f64())
     }
