@@ -94,8 +94,10 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
         let o = &self.options;
         let mut kept: Vec<(u32, f32)> = (0..).zip(logits[..self.limit.min(logits.len())].iter().copied()).collect();
-        if kept.iter().any(|(_, l)| l.is_nan()) {
-            return Err(Error::Input("the model gave logits that are not numbers; its weights are broken".into()));
+        // Minus infinity is a token that cannot come; with plus infinity no probability is a number.
+        if let Some((token, l)) = kept.iter().find(|(_, l)| l.is_nan() || *l == f32::INFINITY) {
+            let what = format!("the model gave token {token} the logit {l}, expected a finite number");
+            return Err(Error::Input(format!("{what}; its weights are broken, or too large for their type")));
         }
         if o.repetition_penalty != 1.0 {
             let mut seen = self.recent.clone();
@@ -109,14 +111,15 @@ impl Sampler {
         }
         let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if o.temperature == 0.0 {
-            return kept.iter().min_by(|a, b| order(a, b)).map(|k| k.0).ok_or_else(no_tokens);
+            let best = kept.iter().min_by(|a, b| order(a, b)).filter(|k| k.1.is_finite());
+            return best.map(|k| k.0).ok_or_else(no_tokens);
         }
         if o.top_k > 0 && o.top_k < kept.len() {
             kept.select_nth_unstable_by(o.top_k, order);
             kept.truncate(o.top_k);
         }
         kept.sort_unstable_by(order);
-        let best = kept.first().ok_or_else(no_tokens)?.1;
+        let best = kept.first().map(|k| k.1).filter(|best| best.is_finite()).ok_or_else(no_tokens)?;
         let total: f64 = kept.iter().map(|k| f64::from(k.1 - best).exp()).sum();
         let mut sum = 0.0;
         let mut n = 0;
@@ -210,6 +213,20 @@ mod tests {
         ] {
             assert!(Sampler::new(options, 5).err().unwrap().to_string().contains(word));
         }
-        assert!(Sampler::new(open(), 5).unwrap().sample(&[f32::NAN]).is_err());
+    }
+
+    #[test]
+    fn logits_that_are_no_distribution_are_refused() {
+        for options in [open(), SampleOptions::greedy(), SampleOptions { repetition_penalty: 1.5, ..open() }] {
+            let sample = |logits: &[f32]| Sampler::new(options.clone(), 5).unwrap().sample(logits);
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                let message = sample(&[0.0, bad, 1.0]).unwrap_err().to_string();
+                assert!(message.contains("token 1") && message.contains("weights"), "{message}");
+            }
+            // A token that cannot come is none of those; when none can come, there is no choice.
+            assert_eq!(sample(&[f32::NEG_INFINITY, 1.0]).unwrap(), 1);
+            assert!(sample(&[f32::NEG_INFINITY; 3]).unwrap_err().to_string().contains("no token"));
+            assert!(sample(&[]).unwrap_err().to_string().contains("no token"));
+        }
     }
 }

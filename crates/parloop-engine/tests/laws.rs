@@ -30,7 +30,7 @@ fn near_ties(config: &ModelConfig) -> [ModelConfig; 3] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(parloop_testing::cases(48))]
 
     #[test]
     fn every_weight_type_on_every_instruction_set_gives_the_same_bits_in_every_way_to_pass(seed: u64) {
@@ -62,7 +62,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(parloop_testing::cases(200))]
 
     #[test]
     fn one_pass_sequential_whole_and_chunked_are_the_same_bits_and_agree_with_the_reference(seed: u64) {

@@ -70,7 +70,7 @@ fn saved(engine: &Engine, sequence: &Sequence) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(parloop_testing::cases(150))]
 
     #[test]
     fn a_saved_and_loaded_state_goes_on_like_the_uninterrupted_one(seed: u64) {

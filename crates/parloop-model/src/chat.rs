@@ -7,6 +7,7 @@
 
 mod functions;
 mod guard;
+mod python;
 mod source;
 
 use crate::{Error, Result};
@@ -112,8 +113,9 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
         environment.set_syntax(syntax);
         environment.set_recursion_limit(DEPTH);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
         functions::add_to(&mut environment);
+        python::add_to(&mut environment);
         guard::add_to(&mut environment);
         // It would show everything, whatever its size.
         environment.remove_global("debug");

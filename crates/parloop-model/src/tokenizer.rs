@@ -4,11 +4,13 @@
 //! SentencePiece's `tokenizer.model`.
 
 pub mod conventions;
+mod hugging_face;
 pub mod sentencepiece;
 mod stream;
 
 use crate::{Error, ModelConfig, Result};
 pub use conventions::{AddedToken, Conventions, SpacePrefix};
+pub use hugging_face::HuggingFace;
 pub use sentencepiece::{Pieces, SentencePiece};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ pub enum Tokenizer {
     /// Ids 0 to 255 are bytes.
     Bytes,
     /// A Hugging Face tokenizer.
-    HuggingFace(Box<tokenizers::Tokenizer>),
+    HuggingFace(Box<HuggingFace>),
     /// A SentencePiece model.
     SentencePiece(Arc<SentencePiece>),
 }
@@ -95,13 +97,7 @@ impl Tokenizer {
     /// # Errors
     /// The text is not a tokenizer.
     pub fn from_json(text: &str) -> Result<Self> {
-        let fail = |e: &dyn std::fmt::Display| Error::Input(format!("is not a Hugging Face tokenizer: {e}"));
-        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| fail(&e))?;
-        // The library panics on some parts that are JSON but no tokenizer.
-        std::panic::catch_unwind(|| text.parse::<tokenizers::Tokenizer>())
-            .map_err(|_| fail(&"a part of it is of a kind that no tokenizer has"))?
-            .map(|t| Self::HuggingFace(Box::new(t)))
-            .map_err(|e| fail(&e))
+        Ok(Self::HuggingFace(Box::new(HuggingFace::from_json(text)?)))
     }
 
     /// Trains a byte-level BPE tokenizer with `vocab_size` ids on a text; the last id is [`END_OF_TEXT`]. A short or
@@ -129,14 +125,14 @@ impl Tokenizer {
         tokenizer
             .add_special_tokens([tokenizers::AddedToken::from(END_OF_TEXT, true)])
             .map_err(|e| Error::Input(e.to_string()))?;
-        Ok(Self::HuggingFace(Box::new(tokenizer)))
+        Ok(Self::HuggingFace(Box::new(HuggingFace::new(tokenizer))))
     }
 
     /// Number of ids the tokenizer knows.
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Bytes => 256,
-            Self::HuggingFace(t) => t.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1),
+            Self::HuggingFace(t) => t.vocab_size(),
             Self::SentencePiece(t) => t.vocab_size(),
         }
     }
@@ -145,7 +141,7 @@ impl Tokenizer {
     pub fn id(&self, token: &str) -> Option<u32> {
         match self {
             Self::Bytes => None,
-            Self::HuggingFace(t) => t.token_to_id(token),
+            Self::HuggingFace(t) => t.id(token),
             Self::SentencePiece(t) => t.id(token),
         }
     }
@@ -154,7 +150,7 @@ impl Tokenizer {
     pub fn token(&self, id: u32) -> Option<String> {
         match self {
             Self::Bytes => None,
-            Self::HuggingFace(t) => t.id_to_token(id),
+            Self::HuggingFace(t) => t.token(id),
             Self::SentencePiece(t) => t.token(id).map(str::to_owned),
         }
     }
@@ -163,7 +159,7 @@ impl Tokenizer {
     pub fn is_special(&self, id: u32) -> bool {
         match self {
             Self::Bytes => false,
-            Self::HuggingFace(t) => t.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special),
+            Self::HuggingFace(t) => t.is_special(id),
             Self::SentencePiece(t) => t.is_special(id),
         }
     }
@@ -194,10 +190,7 @@ impl Tokenizer {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Self::SentencePiece(t) => Ok(t.encode(text, around)),
-            Self::HuggingFace(t) => t
-                .encode_fast(text, around)
-                .map(|e| e.get_ids().to_vec())
-                .map_err(|e| Error::Input(format!("the tokenizer refused the text: {e}"))),
+            Self::HuggingFace(t) => t.encode(text, around),
         }
     }
 
@@ -211,9 +204,7 @@ impl Tokenizer {
                 let bytes: Vec<u8> = ids.iter().map(|id| u8::try_from(*id).unwrap_or(b'?')).collect();
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
-            Self::HuggingFace(t) => {
-                t.decode(ids, true).map_err(|e| Error::Input(format!("the ids cannot be decoded: {e}")))
-            }
+            Self::HuggingFace(t) => t.decode(ids),
             Self::SentencePiece(_) => {
                 let mut stream = self.stream();
                 let text: Result<String> = ids.iter().map(|id| stream.push(*id)).collect();
@@ -246,7 +237,7 @@ impl Tokenizer {
             Self::Bytes => {
                 vec![(CONFIG, format!("{{\n  \"tokenizer_class\": \"{BYTE_CLASS}\"\n}}\n").into_bytes())]
             }
-            Self::HuggingFace(t) => vec![(FILE, t.to_string(true).unwrap_or_default().into_bytes())],
+            Self::HuggingFace(t) => vec![(FILE, t.to_json(true).into_bytes())],
             Self::SentencePiece(t) => {
                 let settings = serde_json::Value::Object(t.conventions().to_config());
                 vec![(PIECES, t.pieces().to_bytes()), (CONFIG, format!("{settings:#}\n").into_bytes())]

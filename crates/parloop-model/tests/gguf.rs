@@ -527,6 +527,8 @@ fn values() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(parloop_testing::cases(256))]
+
     #[test]
     fn metadata_and_tensors_are_read_back_as_written(
         metadata in prop::collection::hash_map("[a-z.]{1,12}", values(), 0..12),

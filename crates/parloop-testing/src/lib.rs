@@ -3,10 +3,12 @@
 //! Everything here is for tests and panics freely.
 #![forbid(unsafe_code)]
 
+mod cases;
 mod golden;
 mod random;
 pub mod untrusted;
 
+pub use cases::{cases, seed};
 pub use golden::{FAMILIES, FamilyCase, GOLDENS, Golden};
 pub use random::{Rng, checkpoint, config, config_with};
 

@@ -66,7 +66,7 @@ fn largest(x: &[f32]) -> f32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(parloop_testing::cases(48))]
 
     #[test]
     fn the_module_equals_the_scalar_reference((config, seed) in models(), time in 1usize..80) {

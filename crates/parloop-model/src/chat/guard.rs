@@ -9,7 +9,7 @@
 //! The filters are written into the source, where they bind to the operand before them and change no meaning. What
 //! cannot be followed here is refused.
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 /// The filter behind every reading of a variable.
@@ -27,8 +27,8 @@ const MAX_ELIF: usize = 300;
 const MAX_DEPTH: usize = 64;
 /// Units that are paid with one fuel; a byte of text is one, and so it is for minijinja.
 const UNITS: u64 = 64;
-/// Units of an element of a list or an entry of a map.
-const ELEMENT: u64 = 16;
+/// Units of an element of a list or an entry of a map: to walk to one takes about as long as an instruction.
+const ELEMENT: u64 = 64;
 
 /// The template with a filter behind every reading of a variable.
 pub(super) fn guarded(template: &str) -> Result<String, String> {
@@ -218,7 +218,9 @@ impl<'a> Tag<'a> {
                     self.filter(j - 1, INDEXED);
                 }
             }
-            if i > from && self.is_test(i - 1) {
+            if matches!((self.word(last + 1), self.word(last + 2)), ("|", "length" | "count")) {
+                // Looks at no element; for a text minijinja counts its bytes.
+            } else if i > from && self.is_test(i - 1) {
                 // The one argument of a test that stands without brackets.
                 self.insertions.push((start, "("));
                 self.filter(last, VALUE);
@@ -314,6 +316,7 @@ fn number(text: &str) -> usize {
 
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(VALUE.trim_start_matches('|'), paid);
+    environment.add_filter("chain", chain);
     environment.add_filter(INDEXED.trim_matches(['|', ')']), |value: Value| value);
     environment.add_filter(FACTOR.trim_start_matches('|'), |value: Value| match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {
@@ -321,6 +324,30 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         }
         _ => Ok(value),
     });
+}
+
+/// The elements of several lists, or the entries of several maps, one after the other.
+fn chain(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Error> {
+    let all: Vec<Value> = std::iter::once(first).chain(others.0).collect();
+    let mut price = Price { state, units: 0 };
+    if all.iter().all(|value| value.kind() == ValueKind::Map) {
+        let mut entries = Vec::new();
+        for map in &all {
+            for key in map.try_iter()? {
+                price.pay(2 * ELEMENT)?;
+                entries.push((key.clone(), map.get_item(&key)?));
+            }
+        }
+        return Ok(entries.into_iter().collect());
+    }
+    let mut list = Vec::new();
+    for value in &all {
+        for item in value.try_iter()? {
+            price.pay(ELEMENT)?;
+            list.push(item);
+        }
+    }
+    Ok(Value::from(list))
 }
 
 /// Pays for a value. What is computed only when it is looked at, such as a slice, becomes a list.
@@ -345,10 +372,15 @@ struct Price<'a, 'b, 'c> {
 }
 
 impl Price<'_, '_, '_> {
-    fn add(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        self.units += ELEMENT + value.as_str().map_or(0, str::len) as u64;
+    fn pay(&mut self, units: u64) -> Result<(), Error> {
+        self.units += units;
         self.state.consume_fuel(self.units / UNITS)?;
         self.units %= UNITS;
+        Ok(())
+    }
+
+    fn add(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.pay(ELEMENT + value.as_str().map_or(0, str::len) as u64)?;
         if value.as_object().is_none() {
             return Ok(());
         }

@@ -193,7 +193,7 @@ pub(super) fn to_metadata(tokenizer: Option<&Tokenizer>, config: &ModelConfig) -
         Some(Tokenizer::Bytes) => vocabulary_keys(byte_tokens(), &[], "gpt-2", config.vocab_size),
         Some(Tokenizer::SentencePiece(inner)) => pieces::to_metadata(inner, config.vocab_size)?,
         Some(Tokenizer::HuggingFace(inner)) => {
-            let whole = inner.to_string(false).unwrap_or_default();
+            let whole = inner.to_json(false);
             let json: Json = serde_json::from_str(&whole).unwrap_or_default();
             bpe_keys(&json, config.vocab_size)
                 .unwrap_or_else(|| vec![pair(MODEL, text("none")), pair(WHOLE, Value::String(whole))])

@@ -155,6 +155,10 @@ pub struct SentencePiece {
     bytes: Option<Vec<u32>>,
     /// The texts of `conventions.added`; their ids are places in that list.
     added: Prefixes,
+    /// Places in `conventions.added` by token id.
+    places: HashMap<u32, usize>,
+    /// Number of ids.
+    size: usize,
 }
 
 /// The pieces in the forms the algorithms need.
@@ -265,7 +269,11 @@ impl SentencePiece {
             symbols: vocabulary.symbols.clone(),
             space_as_suffix: model.space_as_suffix,
         };
-        Ok(Self { model, conventions, vocabulary, normalize, unknown, bytes, added })
+        // The first of several tokens with one id counts.
+        let places: HashMap<u32, usize> =
+            conventions.added.iter().enumerate().rev().map(|(place, t)| (t.id, place)).collect();
+        let size = places.keys().map(|id| *id as usize + 1).max().unwrap_or(0).max(model.pieces.len());
+        Ok(Self { model, conventions, vocabulary, normalize, unknown, bytes, added, places, size })
     }
 
     /// The pieces.
@@ -280,8 +288,7 @@ impl SentencePiece {
 
     /// Number of ids: one more than the largest.
     pub fn vocab_size(&self) -> usize {
-        let added = self.conventions.added.iter().map(|t| t.id as usize + 1).max().unwrap_or(0);
-        self.model.pieces.len().max(added)
+        self.size
     }
 
     /// The id of a token by its text.
@@ -305,7 +312,7 @@ impl SentencePiece {
     }
 
     fn added_token(&self, id: u32) -> Option<&AddedToken> {
-        self.conventions.added.iter().find(|t| t.id == id)
+        self.places.get(&id).map(|place| &self.conventions.added[*place])
     }
 
     /// Ids of a text; `around` puts the tokens that begin and end a text around it, as the conventions say.
