@@ -17,6 +17,9 @@ pub enum Error {
         /// What is wrong with it.
         source: parloop_kernels::weights::WeightsError,
     },
+    /// The budget of keys and values is spent.
+    #[error(transparent)]
+    Spent(#[from] parloop_kernels::kv::Spent),
     /// The recipe cannot decode all loops in one pass.
     #[error("one-pass decode is not possible: {0}")]
     OnePass(&'static str),

@@ -16,6 +16,7 @@ pub(crate) struct ExitGate {
 }
 
 /// How far some positions have come in one pass through the loops.
+#[derive(Debug)]
 pub(crate) struct Exits {
     threshold: f32,
     progress: Vec<Progress>,
@@ -24,7 +25,7 @@ pub(crate) struct Exits {
 }
 
 /// How far one position has come.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Progress {
     /// Probability of having ended by now, the sum of p.
     ended: f32,

@@ -9,8 +9,10 @@
 //! |---|---|
 //! | [decode](step) one token of a PLT-R | R rows: loops 1..R of the same position |
 //! | decode a loop model without shift | 1 row a pass, R passes |
-//! | [prefill] | the prompt's positions of one loop, R passes, later loops truncated |
+//! | a [prompt] | its positions of one loop, R passes, later loops truncated |
 //! | several sequences | the above for each, mixed |
+//!
+//! [`Engine::turn`] is the one driver: a pass for any mix of this work. Everything else plans turns.
 //!
 //! [`Sequence`] is what is remembered between passes: the shared cache, the rings of later loops, and the carried
 //! vectors. It can be forked, rolled back, saved and loaded; [`PrefixCache`] keeps many of them for prompts that begin
@@ -26,27 +28,31 @@ pub mod model;
 pub mod packed;
 mod pass;
 pub mod passes;
-pub mod prefill;
+mod prefill;
 pub mod prefix;
+pub mod prompt;
 pub mod sample;
 pub mod score;
 pub mod sequence;
+mod starts;
 mod state;
 pub mod step;
 mod stored;
+pub mod turn;
 
 pub use budget::Need;
 pub use error::{Error, Result};
 pub use generate::{Generation, continue_from, generate, generate_cached};
 pub use model::Model;
 pub use passes::Passes;
-pub use prefill::Prefill;
 pub use prefix::PrefixCache;
+pub use prompt::{Prefill, Prompt, Want};
 pub use sample::{SampleOptions, Sampler};
 pub use score::{Score, score};
 pub use sequence::Sequence;
+pub use turn::{Observer, Outcome, Work};
 
-use parloop_kernels::{Isa, KvType, Pool, Projector};
+use parloop_kernels::{Isa, KvPool, KvType, Pool, Projector, Spares};
 use std::sync::Arc;
 
 /// Sees how far a prompt has come: positions done, positions in all.
@@ -58,8 +64,16 @@ pub struct Engine {
     on: Projector,
     scratch: pass::Scratch,
     kv_type: KvType,
-    /// `[rows][d]`, the residual stream of the rows of a pass.
+    /// What keys and values are drawn from.
+    pool: KvPool,
+    /// Blocks set aside for the pass to come.
+    spares: Spares,
+    /// The rows of a pass.
+    rows: Vec<pass::Row>,
+    /// `[rows][d]`, their residual stream.
     x: Vec<f32>,
+    /// Rows that layers have computed so far.
+    layer_rows: u64,
     /// `[sequences][V]`, logits of the last step.
     logits: Vec<f32>,
     progress: Option<PromptProgress>,
@@ -82,8 +96,13 @@ impl Engine {
     /// # Panics
     /// If this machine lacks `isa`; take it from [`Isa::available`].
     pub fn with_isa(model: Arc<Model>, threads: usize, isa: Isa) -> Self {
+        let pool = KvPool::unlimited();
         Self {
             model,
+            spares: Spares::new(&pool),
+            pool,
+            rows: Vec::new(),
+            layer_rows: 0,
             on: Projector::new(isa, threads),
             scratch: pass::Scratch::default(),
             kv_type: KvType::default(),
@@ -136,6 +155,22 @@ impl Engine {
     /// The type in which new sequences keep keys and values.
     pub fn kv_type(&self) -> KvType {
         self.kv_type
+    }
+
+    /// Draws keys and values of all sequences from `pool` from now on.
+    pub fn set_kv_pool(&mut self, pool: KvPool) {
+        self.spares = Spares::new(&pool);
+        self.pool = pool;
+    }
+
+    /// What keys and values are drawn from.
+    pub fn kv_pool(&self) -> &KvPool {
+        &self.pool
+    }
+
+    /// Rows that layers have computed since the engine was made, each layer counted.
+    pub fn layer_rows(&self) -> u64 {
+        self.layer_rows
     }
 
     /// An empty sequence of this model.

@@ -7,7 +7,8 @@ use parloop_kernels::{Attend, Branch, Effect, Norm, Op, Product, Projector, Weig
 use parloop_model::{GateKind, KvMode};
 use std::ops::Range;
 
-/// Where a row belongs. Rows of a pass are ordered by loop, and within a loop by sequence and position.
+/// Where a row belongs, and how far it goes. Rows of a pass are ordered by loop, and within a loop by sequence and
+/// position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     /// Index into the sequences of the pass.
@@ -16,6 +17,8 @@ pub(crate) struct Row {
     pub r: usize,
     /// Position in the sequence; the rotary embedding uses it in every loop.
     pub position: usize,
+    /// Layers that the row goes through. In the next one, if there is one, it only gives keys and values.
+    pub depth: usize,
 }
 
 /// Buffers that live from pass to pass.
@@ -63,85 +66,58 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl Engine {
-    /// Pushes rows through all layers; `self.x` holds their inputs `[rows][d]` and then their outputs.
-    ///
-    /// `start(n)` is the first row (by index) whose input to layer n is needed; `start(N)` the first whose output is
-    /// needed. It never falls as n grows. In layer n the rows from `start(n)` on give keys and values, and those
-    /// from `start(n + 1)` on go all the way; earlier rows of `x` are left as they are.
-    pub(crate) fn pass(&mut self, sequences: &mut [&mut Sequence], rows: &[Row], start: impl Fn(usize) -> usize) {
+    /// Pushes `self.rows` through the layers; `self.x` holds their inputs `[rows][d]`. Rows that are not needed any
+    /// more are left out layer by layer; in the end `self.rows` are those that went through all layers, and `self.x` their
+    /// outputs. Room for keys and values must have been made ([`Sequence::reserve`]).
+    pub(crate) fn pass(&mut self, sequences: &mut [&mut Sequence]) {
         let model = self.model.clone();
-        self.scratch.rotations.resize(rows.len(), Rotation::default());
-        for (i, row) in rows.iter().enumerate() {
-            if i > 0 && rows[i - 1].position == row.position {
+        self.scratch.rotations.resize(self.rows.len(), Rotation::default());
+        for (i, row) in self.rows.iter().enumerate() {
+            if i > 0 && self.rows[i - 1].position == row.position {
                 self.scratch.rotations[i] = self.scratch.rotations[i - 1].clone();
             } else {
                 model.rope.at(row.position, &mut self.scratch.rotations[i]);
             }
         }
         for (n, layer) in model.layers.iter().enumerate() {
-            self.layer(layer, n, sequences, rows, start(n), start(n + 1));
+            if self.rows.is_empty() {
+                break;
+            }
+            self.layer_rows += self.rows.len() as u64;
+            self.layer(layer, n, sequences);
         }
     }
 
-    fn layer(
-        &mut self,
-        layer: &Layer,
-        n: usize,
-        sequences: &mut [&mut Sequence],
-        all: &[Row],
-        kv_start: usize,
-        start: usize,
-    ) {
-        let c = self.model.config();
-        let (d, width, kv_width, heads) = (c.hidden_size, c.query_width(), c.kv_width(), c.num_attention_heads);
-        let (recipe, eps) = (&c.recipe, c.rms_norm_eps);
-        let Scratch { q, k, v, y, gates, inner, spare, rotations } = &mut self.scratch;
-        let rows = &all[kv_start..];
-        let rotations = &rotations[kv_start..];
-        let skip = start - kv_start;
-        let live = rows.len() - skip;
-        let x = &mut self.x[kv_start * d..all.len() * d];
-
-        // Rows are ordered by loop, so those with keys of their own come first.
-        let own = rows.partition_point(|row| recipe.has_own_kv(row.r));
-        let (q, k, v) = (sized(q, live * width), sized(k, own * kv_width), sized(v, own * kv_width));
-        let norm = Some(Norm { weight: &layer.input_norm, eps });
-        self.on.project(
-            Op::Qkv,
-            x,
-            d,
-            norm,
-            &mut [
-                Product { weights: &layer.q, rows: skip..rows.len(), effect: Effect::Store, out: q },
-                Product { weights: &layer.k, rows: 0..own, effect: Effect::Store, out: k },
-                Product { weights: &layer.v, rows: 0..own, effect: Effect::Store, out: v },
-            ],
-        );
-        let biases = &layer.biases;
-        let began = self.on.profile.start();
-        [(&mut *q, &biases.q), (&mut *k, &biases.k), (&mut *v, &biases.v)]
-            .into_iter()
-            .for_each(|(x, b)| add_bias(x, b));
-        q.chunks_exact_mut(width).zip(&rotations[skip..]).for_each(|(q, turn)| turn.apply(q));
-        k.chunks_exact_mut(kv_width).zip(rotations).for_each(|(k, turn)| turn.apply(k));
-
-        self.on.profile.add(Op::Rope, began, 0);
-
-        let began = self.on.profile.start();
-        for run in runs(&rows[..own]) {
-            let kv = &mut sequences[run.sequence].kv[run.r][n];
-            kv.reserve(run.first, run.rows.len());
-            for (t, i) in (run.first..).zip(run.rows) {
-                kv.write(t, &k[i * kv_width..][..kv_width], &v[i * kv_width..][..kv_width]);
+    /// Leaves out the rows whose depth is `n`.
+    fn compact(&mut self, n: usize) {
+        let d = self.model.config().hidden_size;
+        let mut kept = 0;
+        for i in 0..self.rows.len() {
+            if self.rows[i].depth > n {
+                self.rows[kept] = self.rows[i];
+                self.x.copy_within(i * d..(i + 1) * d, kept * d);
+                self.scratch.rotations.swap(kept, i);
+                kept += 1;
             }
         }
-        self.on.profile.add(Op::Store, began, 0);
-        if live == 0 {
-            shrink(sequences, rows, n);
-            return;
-        }
+        self.rows.truncate(kept);
+    }
 
-        let (rows, x) = (&rows[skip..], &mut x[skip * d..]);
+    fn layer(&mut self, layer: &Layer, n: usize, sequences: &mut [&mut Sequence]) {
+        let model = self.model.clone();
+        let c = model.config();
+        let (d, width, heads) = (c.hidden_size, c.query_width(), c.num_attention_heads);
+        let (recipe, eps) = (&c.recipe, c.rms_norm_eps);
+        let written = self.store(layer, n, sequences);
+        if self.rows.is_empty() {
+            return written.iter().for_each(|run| sequences[run.sequence].kv[run.r][n].shrink(&mut self.spares));
+        }
+        let (rows, live) = (&self.rows, self.rows.len());
+        let Scratch { q, y, gates, inner, spare, .. } = &mut self.scratch;
+        let x = &mut self.x[..live * d];
+        let q = &q[..live * width];
+        let biases = &layer.biases;
+
         let windowed = recipe.kv == KvMode::Shared && recipe.local.is_some();
         let later = rows.partition_point(|row| row.r == 0);
         let gates = sized(gates, (live - later) * heads);
@@ -177,7 +153,7 @@ impl Engine {
             })
             .collect();
         attend(&mut self.on, heads, q, &attends, y);
-        shrink(sequences, &all[kv_start..], n);
+        written.iter().for_each(|run| sequences[run.sequence].kv[run.r][n].shrink(&mut self.spares));
 
         let sandwich = layer.sandwich.as_ref().map(|s| Norm { weight: &s.attention, eps });
         join(&mut self.on, Op::Output, y, &layer.o, &biases.o, sandwich, spare, x);
@@ -201,6 +177,61 @@ impl Engine {
         }
         let sandwich = layer.sandwich.as_ref().map(|s| Norm { weight: &s.feed_forward, eps });
         join(&mut self.on, Op::FeedForwardOut, inner, &layer.ff_down, &biases.ff_down, sandwich, spare, x);
+    }
+
+    /// Queries, keys and values of a layer's rows: keys and values go to their caches and rings, queries to the scratch
+    /// space. Then rows that go no further are left out. Returns whose keys and values were written.
+    fn store(&mut self, layer: &Layer, n: usize, sequences: &mut [&mut Sequence]) -> Vec<Run> {
+        let model = self.model.clone();
+        let c = model.config();
+        let (d, width, kv_width) = (c.hidden_size, c.query_width(), c.kv_width());
+        let norm = Some(Norm { weight: &layer.input_norm, eps: c.rms_norm_eps });
+        let biases = &layer.biases;
+        let count = self.rows.len();
+        // Rows are ordered by loop, so those with keys of their own come first.
+        let own = self.rows.partition_point(|row| c.recipe.has_own_kv(row.r));
+        let live = self.rows.iter().filter(|row| row.depth > n).count();
+        let Scratch { q, k, v, .. } = &mut self.scratch;
+        let (q, k, v) = (sized(q, live * width), sized(k, own * kv_width), sized(v, own * kv_width));
+        let query = Product { weights: &layer.q, rows: 0..live, effect: Effect::Store, out: q };
+        let keys = Product { weights: &layer.k, rows: 0..own, effect: Effect::Store, out: k };
+        let values = Product { weights: &layer.v, rows: 0..own, effect: Effect::Store, out: v };
+        if live == count {
+            self.on.project(Op::Qkv, &self.x[..count * d], d, norm, &mut [query, keys, values]);
+        } else {
+            self.on.project(Op::Qkv, &self.x[..count * d], d, norm, &mut [keys, values]);
+        }
+        let began = self.on.profile.start();
+        let Scratch { k, v, rotations, .. } = &mut self.scratch;
+        let (k, v) = (&mut k[..own * kv_width], &mut v[..own * kv_width]);
+        add_bias(k, &biases.k);
+        add_bias(v, &biases.v);
+        k.chunks_exact_mut(kv_width).zip(&*rotations).for_each(|(k, turn)| turn.apply(k));
+        self.on.profile.add(Op::Rope, began, 0);
+
+        let began = self.on.profile.start();
+        let written = runs(&self.rows[..own]);
+        for run in &written {
+            let kv = &mut sequences[run.sequence].kv[run.r][n];
+            kv.reserve(run.first, run.rows.len(), &mut self.spares).expect("room was made before the pass");
+            for (t, i) in (run.first..).zip(run.rows.clone()) {
+                kv.write(t, &k[i * kv_width..][..kv_width], &v[i * kv_width..][..kv_width]);
+            }
+        }
+        self.on.profile.add(Op::Store, began, 0);
+        if live < count {
+            self.compact(n);
+            let q = &mut self.scratch.q[..live * width];
+            let query = Product { weights: &layer.q, rows: 0..live, effect: Effect::Store, out: q };
+            self.on.project(Op::Qkv, &self.x[..live * d], d, norm, &mut [query]);
+        }
+        let began = self.on.profile.start();
+        let Scratch { q, rotations, .. } = &mut self.scratch;
+        let q = &mut q[..live * width];
+        add_bias(q, &biases.q);
+        q.chunks_exact_mut(width).zip(&*rotations).for_each(|(q, turn)| turn.apply(q));
+        self.on.profile.add(Op::Rope, began, 0);
+        written
     }
 
     /// Logits of rows of `self.x`: `Head(FinalNorm(x))`, into `self.logits`.
@@ -287,14 +318,5 @@ fn query_gate(gate: &Gate, q: &[f32], gates: &mut [f32], heads: usize) {
     for (i, g) in gates.iter_mut().enumerate() {
         let w = &gate.values[i % heads * dim..][..dim];
         *g = q[i * dim..][..dim].iter().zip(w).map(|(q, w)| q * w).sum();
-    }
-}
-
-/// Rings give back what a long chunk needed.
-fn shrink(sequences: &mut [&mut Sequence], rows: &[Row], n: usize) {
-    for run in runs(rows) {
-        if let Some(kv) = sequences[run.sequence].kv[run.r].get_mut(n) {
-            kv.shrink();
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! A cache of prefixes: what was computed for one prompt serves the next that begins alike.
 
-use crate::prefill::Starts;
+use crate::starts::Starts;
 use crate::{Engine, Error, Prefill, Result, Sequence};
 use parloop_kernels::KvType;
 use parloop_model::ModelConfig;

@@ -1,6 +1,6 @@
 //! Log-probabilities of a given text.
 
-use crate::step::Observer;
+use crate::turn::Observer;
 use crate::{Engine, Passes, Prefill, Result};
 
 /// What scoring gives.
@@ -45,26 +45,47 @@ pub fn score(
     tokens: &[u32],
     passes: Passes,
     keep: bool,
-    mut observer: Option<&mut dyn Observer>,
+    observer: Option<&mut dyn Observer>,
 ) -> Result<Score> {
     engine.model().config().check_tokens(tokens)?;
-    let mut score = Score::default();
     let mut sequence = engine.sequence();
+    let mut taker = Taker { score: Score::default(), tokens, keep, states: observer };
     let whole = match passes {
         Passes::Auto => Some(Prefill::default()),
         Passes::Chunked(chunk) => Some(Prefill { chunk, ..Prefill::default() }),
         Passes::One | Passes::Sequential => None,
     };
     if let Some(options) = whole {
-        let take = |t: usize, logits: &[f32]| score.take(tokens, t, logits, keep);
-        engine.prefill_all(&mut sequence, tokens, &options, take, observer)?;
-        return Ok(score.finish());
+        engine.prefill_all(&mut sequence, tokens, &options, &mut taker)?;
+        return Ok(taker.score.finish());
     }
     for (t, token) in tokens.iter().enumerate() {
-        // The explicit reborrow gives each step its own, shorter borrow of the observer.
-        let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-        let logits = engine.step_observed(&mut [&mut sequence], &[*token], passes, observer)?;
-        score.take(tokens, t, logits, keep);
+        let logits = engine.step_observed(&mut [&mut sequence], &[*token], passes, Some(&mut taker))?;
+        taker.score.take(tokens, t, logits, keep);
     }
-    Ok(score.finish())
+    Ok(taker.score.finish())
+}
+
+/// Takes scores from logits, and passes states on.
+struct Taker<'a, 'o> {
+    score: Score,
+    tokens: &'a [u32],
+    keep: bool,
+    states: Option<&'a mut (dyn Observer + 'o)>,
+}
+
+impl Observer for Taker<'_, '_> {
+    fn wants_states(&self) -> bool {
+        self.states.is_some()
+    }
+
+    fn state(&mut self, work: usize, r: usize, position: usize, state: &[f32]) {
+        if let Some(observer) = &mut self.states {
+            observer.state(work, r, position, state);
+        }
+    }
+
+    fn logits(&mut self, _work: usize, position: usize, logits: &[f32]) {
+        self.score.take(self.tokens, position, logits, self.keep);
+    }
 }

@@ -1,6 +1,9 @@
 //! What is remembered of a sequence between passes.
 
-use parloop_kernels::{KvTiles, KvType};
+use crate::prompt::Next;
+use crate::starts::Starts;
+use crate::{Error, Result};
+use parloop_kernels::{KvPool, KvTiles, KvType, Spares};
 use parloop_model::{ModelConfig, Recipe};
 
 /// The decode state of one sequence (`docs/model.md`, "Decode in one pass").
@@ -13,6 +16,8 @@ use parloop_model::{ModelConfig, Recipe};
 /// ([`Engine::rebuild`](crate::Engine::rebuild)).
 #[derive(Clone, Debug)]
 pub struct Sequence {
+    /// What it was made for.
+    shape: Shape,
     /// Tokens seen.
     pub(crate) tokens: Vec<u32>,
     /// For each loop and layer: loop 1's cache, later loops' caches (`kv = per_loop`) or rings (G-SWA), or nothing.
@@ -22,6 +27,40 @@ pub struct Sequence {
     /// The output at the last position, of the last loop or of the one that the exit gate chose, from which the next
     /// token's logits come; empty if not known: for an empty sequence, and after a roll-back.
     pub(crate) last: Vec<f32>,
+    /// The prompt of which a part is in, and how far it is.
+    pub(crate) in_flight: Option<(u64, usize)>,
+}
+
+/// What of a model its sequences depend on.
+#[derive(Clone, Debug, PartialEq)]
+struct Shape {
+    recipe: Recipe,
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    dim: usize,
+    kind: KvType,
+}
+
+impl Shape {
+    fn of(config: &ModelConfig, kind: KvType) -> Self {
+        Self {
+            recipe: config.recipe.clone(),
+            layers: config.num_hidden_layers,
+            hidden: config.hidden_size,
+            heads: config.num_key_value_heads,
+            dim: config.head_dim,
+            kind,
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { recipe, layers, hidden, heads, dim, kind } = self;
+        let recipe = recipe.describe();
+        write!(f, "{recipe}; {layers} layers, width {hidden}, {heads} x {dim} keys and values as {}", kind.name())
+    }
 }
 
 impl Sequence {
@@ -37,6 +76,8 @@ impl Sequence {
             vec![one; config.num_hidden_layers]
         };
         Self {
+            shape: Shape::of(config, kind),
+            in_flight: None,
             tokens: Vec::new(),
             kv: (0..recipe.count).map(loop_kv).collect(),
             carried: vec![vec![0.0; config.hidden_size]; recipe.count - 1],
@@ -47,16 +88,17 @@ impl Sequence {
     /// A sequence that claims to have seen `tokens` tokens, with made-up keys and values: for measurements only.
     ///
     /// # Errors
-    /// There are more tokens than the context holds.
-    pub fn for_measurement(config: &ModelConfig, kind: KvType, tokens: usize) -> crate::Result<Self> {
+    /// There are more tokens than the context or the memory holds.
+    pub fn for_measurement(config: &ModelConfig, kind: KvType, tokens: usize) -> Result<Self> {
         if tokens >= config.max_position_embeddings {
-            return Err(crate::Error::Input(format!(
+            return Err(Error::Input(format!(
                 "a depth of {tokens} tokens leaves no room in the context of {}",
                 config.max_position_embeddings
             )));
         }
         let mut sequence = Self::new(config, kind);
-        sequence.kv.iter_mut().flatten().for_each(|kv| kv.pretend(tokens));
+        let mut spares = Spares::new(&KvPool::unlimited());
+        sequence.kv.iter_mut().flatten().try_for_each(|kv| kv.pretend(tokens, &mut spares))?;
         sequence.tokens = vec![0; tokens];
         sequence.last = vec![0.0; config.hidden_size];
         Ok(sequence)
@@ -87,9 +129,78 @@ impl Sequence {
             return;
         }
         self.tokens.truncate(len);
-        self.kv.iter_mut().flatten().for_each(|kv| kv.truncate(len));
+        self.keep_what_forks_share();
+    }
+
+    /// Forgets a prompt of which only a part came in: what of it is done stays, as in a sequence that was cut there.
+    pub(crate) fn settle(&mut self) {
+        if self.in_flight.is_some() {
+            self.keep_what_forks_share();
+        }
+    }
+
+    /// Keeps keys and values of the tokens held and forgets what must be rebuilt.
+    fn keep_what_forks_share(&mut self) {
+        let len = self.tokens.len();
+        for kv in self.kv.iter_mut().flatten() {
+            if kv.window().is_some() { kv.clear() } else { kv.truncate(len) }
+        }
         self.carried.iter_mut().for_each(|c| c.fill(0.0));
         self.last.clear();
+        self.in_flight = None;
+    }
+
+    /// Refuses a sequence of another model.
+    pub(crate) fn check_shape(&self, config: &ModelConfig, kind: KvType) -> Result<()> {
+        let shape = Shape::of(config, kind);
+        if self.shape == shape {
+            return Ok(());
+        }
+        Err(Error::Input(format!("a sequence made for ({}) cannot go on in ({shape}): make a new one", self.shape)))
+    }
+
+    /// Makes room for the keys and values of some rows: caches get their blocks now; for rings, whose tiles go round
+    /// from layer to layer, as many are set aside as are in use at a time.
+    ///
+    /// # Errors
+    /// The budget does not hold them. Nothing has changed then.
+    pub(crate) fn reserve(&mut self, next: &Next, starts: &Starts, spares: &mut Spares) -> Result<()> {
+        let room = self.reserve_parts(next, starts, spares);
+        if room.is_err() {
+            self.trim();
+        }
+        room
+    }
+
+    fn reserve_parts(&mut self, next: &Next, starts: &Starts, spares: &mut Spares) -> Result<()> {
+        let (mut level, mut most, mut like) = (0, 0, None);
+        for n in 0..self.shape.layers {
+            let mut put = 0;
+            for r in next.loops.clone() {
+                let first = starts.at(r, n).max(next.first);
+                let Some(kv) = self.kv[r].get_mut(n).filter(|_| first < next.end) else { continue };
+                let count = next.end - first;
+                if kv.window().is_none() {
+                    kv.reserve(first, count, spares)?;
+                    continue;
+                }
+                let (taken, later) = kv.demand(first, count);
+                level += taken;
+                put += later;
+                like = Some((r, n));
+            }
+            most = most.max(level);
+            level -= put;
+        }
+        if let (Some((r, n)), Ok(most)) = (like, usize::try_from(most)) {
+            spares.add(&self.kv[r][n], most)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back room that was made and not used.
+    pub(crate) fn trim(&mut self) {
+        self.kv.iter_mut().flatten().for_each(KvTiles::trim);
     }
 
     /// Whether rings or carried vectors must be rebuilt before the sequence can go on.

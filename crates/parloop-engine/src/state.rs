@@ -2,14 +2,14 @@
 //!
 //! What a sequence remembers falls in two parts. Loop 1's keys and values (every loop's, with `kv = per_loop`) stand
 //! for each position by themselves and can be cut anywhere. Rings and carried vectors hold only what came last, but
-//! they are a function of the first part and the last tokens: `Starts` (`prefill.rs`) says how far back. For
+//! they are a function of the first part and the last tokens: `Starts` says how far back. For
 //! LoopCoder-V2 that is 897 positions of the last loop, whatever the length of the text.
 
 mod file;
 mod header;
 mod identity;
 
-use crate::{Engine, Error, Prefill, Result, Sequence};
+use crate::{Engine, Error, Prefill, Result, Sequence, Want};
 
 impl Engine {
     /// Goes back by `count` tokens; the sequence goes on bit for bit as one that never saw them.
@@ -39,11 +39,11 @@ impl Engine {
     /// # Errors
     /// The chunk is 0.
     pub fn rebuild(&mut self, sequence: &mut Sequence, options: &Prefill) -> Result<()> {
-        options.validate()?;
-        if sequence.last.is_empty() && !sequence.is_empty() {
-            self.advance(sequence, &[], true, options, None, None);
+        sequence.settle();
+        if !sequence.last.is_empty() || sequence.is_empty() {
+            return options.validate();
         }
-        Ok(())
+        self.restore(sequence, Want::Nothing, options)
     }
 
     /// The logits `[V]` of the next token, without a new token: of a sequence that was loaded, forked or rolled back.
@@ -54,14 +54,15 @@ impl Engine {
         if sequence.is_empty() {
             return Err(Error::Input("there are no tokens to go on from: give at least one".into()));
         }
+        sequence.settle();
         if sequence.last.is_empty() {
-            // Its last row gives the logits.
-            self.rebuild(sequence, &Prefill::default())?;
+            self.restore(sequence, Want::Last, &Prefill::default())?;
         } else {
+            sequence.check_shape(self.model.config(), self.kv_type)?;
             self.x.clear();
             self.x.extend_from_slice(&sequence.last);
             self.head(0..1);
         }
-        Ok(&self.logits[..self.model.config().vocab_size])
+        Ok(self.turn_logits(0))
     }
 }

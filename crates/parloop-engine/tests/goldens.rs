@@ -1,6 +1,6 @@
 //! The engine against the outside implementation: every golden, every way to pass, every instruction set.
 
-use parloop_engine::step::Observer;
+use parloop_engine::Observer;
 use parloop_engine::{Engine, Error, Model, Passes, score};
 use parloop_kernels::Isa;
 use parloop_testing::{GOLDENS, Golden, assert_close};

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{continuation, engine, length, tokens};
-use parloop_engine::{Engine, Generation, Model, Passes, Prefill, PrefixCache, SampleOptions, Sequence};
+use parloop_engine::{Engine, Generation, Model, Observer, Passes, Prefill, PrefixCache, SampleOptions, Sequence};
 use parloop_engine::{continue_from, generate, generate_cached};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
@@ -13,6 +13,19 @@ use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 use twox_hash::xxhash3_128::Hasher;
+
+/// The positions whose logits were shown.
+struct Seen(Vec<usize>);
+
+impl Observer for Seen {
+    fn wants_states(&self) -> bool {
+        false
+    }
+
+    fn logits(&mut self, _work: usize, position: usize, _logits: &[f32]) {
+        self.0.push(position);
+    }
+}
 
 /// Tokens for which a state must go on like the uninterrupted one.
 const FURTHER: usize = 50;
@@ -149,10 +162,10 @@ proptest! {
         if rng.flip() {
             engine.prefill(&mut cut, &more, &random_chunk(rng)).unwrap();
         } else {
-            let mut seen = Vec::new();
+            let mut seen = Seen(Vec::new());
             let all = random_chunk(rng);
-            engine.prefill_all(&mut cut, &more, &all, |t, _| seen.push(t), None).unwrap();
-            prop_assert_eq!(seen, (kept..whole.len()).collect::<Vec<_>>());
+            engine.prefill_all(&mut cut, &more, &all, &mut seen).unwrap();
+            prop_assert_eq!(seen.0, (kept..whole.len()).collect::<Vec<_>>());
         }
         prop_assert!(onward(&mut engine, &mut cut) == expected);
         let mut fork = fork;
@@ -517,5 +530,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     assert_eq!(engine.need(usize::MAX, &options), engine.need(config.max_position_embeddings, &options));
     let mut long = engine.sequence();
     engine.prefill(&mut long, &tokens(rng, &config, 1000), &options).unwrap();
-    assert_eq!(long.bytes(), need.state);
+    // A window touches one tile more or less, as it lies.
+    let tile = need.state / 60;
+    assert!(long.bytes() <= need.state && long.bytes() > need.state - tile, "{} of {}", long.bytes(), need.state);
 }

@@ -5,7 +5,7 @@
 //! Kernels: `f32-1`, `bf16-2`, `q8-1`, ... (weight type and rows), `attend-R` (R rows over 500 keys).
 
 use parloop_kernels::{
-    Attend, Branch, Effect, Isa, KvTiles, KvType, Op, Product, Projector, WeightType, Weights, attend,
+    Attend, Branch, Effect, Isa, KvPool, KvTiles, KvType, Op, Product, Projector, Spares, WeightType, Weights, attend,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if name == "attend" {
         let (heads, groups, dim) = (8, 2, 64);
         let mut kv = KvTiles::cache(KvType::F32, groups, dim);
-        kv.pretend(500);
+        kv.pretend(500, &mut Spares::new(&KvPool::unlimited()))?;
         let q = vec![0.1; rows * heads * dim];
         let mut out = q.clone();
         let row = Attend { global: Branch { kv: &kv, first: 0, last: 499 }, local: None };

@@ -45,7 +45,7 @@ pub mod weights;
 
 pub use attend::{Attend, Branch, attend};
 pub use isa::Isa;
-pub use kv::{KvTiles, KvType};
+pub use kv::{KvPool, KvTiles, KvType, Spares};
 pub use pool::Pool;
 pub use profile::{Op, Profile};
 pub use project::{Effect, Norm, Product, Projector};

@@ -1,7 +1,11 @@
 //! Attention against the plainest loop, over caches and rings, and independent of company.
 
-use parloop_kernels::{Attend, Branch, Isa, KvTiles, KvType, Projector, attend};
+use parloop_kernels::{Attend, Branch, Isa, KvPool, KvTiles, KvType, Projector, Spares, attend};
 use parloop_testing::{Rng, assert_close};
+
+fn spares() -> Spares {
+    Spares::new(&KvPool::unlimited())
+}
 
 struct Case {
     kind: KvType,
@@ -26,7 +30,7 @@ impl Case {
 
     fn cache(&self) -> KvTiles {
         let mut kv = KvTiles::cache(self.kind, self.groups, self.dim);
-        kv.reserve(0, self.keys.len());
+        kv.reserve(0, self.keys.len(), &mut spares()).unwrap();
         (0..self.keys.len()).for_each(|t| kv.write(t, &self.keys[t], &self.values[t]));
         kv
     }
@@ -35,7 +39,7 @@ impl Case {
     fn ring(&self, left: usize) -> KvTiles {
         let mut kv = KvTiles::ring(self.kind, self.groups, self.dim, left);
         for t in 0..self.keys.len() {
-            kv.reserve(t, 1);
+            kv.reserve(t, 1, &mut spares()).unwrap();
             kv.write(t, &self.keys[t], &self.values[t]);
         }
         kv
@@ -154,7 +158,7 @@ fn extreme_scores_stay_finite() {
     for isa in Isa::available() {
         let mut on = Projector::new(isa, 1);
         let mut kv = KvTiles::cache(KvType::F32, 1, 2);
-        kv.reserve(0, 100);
+        kv.reserve(0, 100, &mut spares()).unwrap();
         (0..100).for_each(|t| kv.write(t, &[if t == 50 { 1e4 } else { -1e4 }, 0.0], &[t as f32, 1.0]));
         let mut out = vec![0.0; 2];
         let row = Attend { global: Branch { kv: &kv, first: 0, last: 99 }, local: None };

@@ -22,7 +22,7 @@
 use super::header::{Header, LIMIT, MAGIC, VERSION};
 use crate::files::{bad, begins_with, folder, io, replace};
 use crate::{Engine, Result, Sequence};
-use parloop_kernels::{KvTiles, memory};
+use parloop_kernels::{KvTiles, Spares, memory};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::ops::Range;
@@ -153,11 +153,12 @@ impl Engine {
                 *vector = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             }
         }
+        let mut spares = Spares::new(&self.pool);
         for kv in sequence.kv.iter_mut().flatten() {
             let mut bytes = vec![0; kv.position_bytes()];
             for t in positions(kv, header.tokens, header.whole) {
                 from.read(&mut bytes)?;
-                kv.reserve(t, 1);
+                kv.reserve(t, 1, &mut spares).map_err(std::io::Error::other)?;
                 kv.write_bytes(t, &bytes);
             }
         }

@@ -1,6 +1,7 @@
 //! Some tiles in one piece of memory, which forks of a sequence share until one of them writes to it.
 
-use super::KvType;
+use super::pool::{KvPool, Lease, Spent};
+use super::{KvType, Layout};
 use crate::simd::{Simd, f32_to_bf16};
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ pub(crate) trait Element: Copy + Default + 'static {
 impl Element for f32 {
     #[inline(always)]
     fn of(block: &Block) -> &[Self] {
-        match block {
-            Block::F32(values) => values,
+        match &block.0.numbers {
+            Numbers::F32(values) => values,
             _ => &[],
         }
     }
@@ -35,8 +36,8 @@ impl Element for f32 {
 impl Element for u16 {
     #[inline(always)]
     fn of(block: &Block) -> &[Self] {
-        match block {
-            Block::Bf16(values) => values,
+        match &block.0.numbers {
+            Numbers::Bf16(values) => values,
             _ => &[],
         }
     }
@@ -51,8 +52,8 @@ impl Element for i8 {
     const SCALED: bool = true;
     #[inline(always)]
     fn of(block: &Block) -> &[Self] {
-        match block {
-            Block::Q8(values, _) => values,
+        match &block.0.numbers {
+            Numbers::Q8(values, _) => values,
             _ => &[],
         }
     }
@@ -63,13 +64,23 @@ impl Element for i8 {
     }
 }
 
-/// Some tiles in one piece of memory. A clone shares it; whoever writes takes a copy first if it is shared.
+/// Some tiles in one piece of memory. A clone shares it; whoever writes must hold it alone.
 #[derive(Clone, Debug)]
-pub(crate) enum Block {
-    F32(Arc<[f32]>),
-    Bf16(Arc<[u16]>),
+pub(crate) struct Block(Arc<Owned>);
+
+#[derive(Debug)]
+struct Owned {
+    numbers: Numbers,
+    /// Given back to the budget with the block.
+    lease: Lease,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
     /// Numbers, and scales: `[heads][tiles of the block][keys, values][16]`.
-    Q8(Arc<[i8]>, Arc<[f32]>),
+    Q8(Vec<i8>, Vec<f32>),
 }
 
 /// A block that nobody else reads.
@@ -80,30 +91,52 @@ pub(super) enum BlockMut<'a> {
 }
 
 impl Block {
-    pub(super) fn new(kind: KvType, len: usize, scales: usize) -> Self {
-        match kind {
-            KvType::Q8 => Self::Q8(zeroed(len), zeroed(scales)),
-            KvType::F32 => Self::F32(zeroed(len)),
-            KvType::Bf16 => Self::Bf16(zeroed(len)),
+    /// A block of zeros.
+    pub(super) fn new(kind: KvType, layout: Layout, pool: &KvPool) -> Result<Self, Spent> {
+        let lease = pool.take(layout.bytes(kind))?;
+        let (len, scales) = layout.sizes();
+        let numbers = match kind {
+            KvType::F32 => zeroed(len).map(Numbers::F32),
+            KvType::Bf16 => zeroed(len).map(Numbers::Bf16),
+            KvType::Q8 => zeroed(len).and_then(|numbers| Some(Numbers::Q8(numbers, zeroed(scales)?))),
+        };
+        match numbers {
+            Some(numbers) => Ok(Self(Arc::new(Owned { numbers, lease }))),
+            None => Err(pool.spent(layout.bytes(kind))),
         }
     }
 
-    /// The block for writing, copied first if others share it.
-    pub(super) fn unshared(&mut self) -> BlockMut<'_> {
-        match self {
-            Self::F32(values) => BlockMut::F32(Arc::make_mut(values)),
-            Self::Bf16(values) => BlockMut::Bf16(Arc::make_mut(values)),
-            Self::Q8(values, scales) => BlockMut::Q8(Arc::make_mut(values), Arc::make_mut(scales)),
+    /// Whether a block of this type and layout would be of the same size.
+    pub(super) fn fits(&self, kind: KvType, layout: Layout) -> bool {
+        let (len, scales) = layout.sizes();
+        match &self.0.numbers {
+            Numbers::F32(numbers) => kind == KvType::F32 && numbers.len() == len,
+            Numbers::Bf16(numbers) => kind == KvType::Bf16 && numbers.len() == len,
+            Numbers::Q8(numbers, own) => kind == KvType::Q8 && numbers.len() == len && own.len() == scales,
         }
+    }
+
+    /// Whether others hold it too.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// The block for writing; nothing if others hold it too.
+    pub(super) fn alone(&mut self) -> Option<BlockMut<'_>> {
+        Some(match &mut Arc::get_mut(&mut self.0)?.numbers {
+            Numbers::F32(numbers) => BlockMut::F32(numbers),
+            Numbers::Bf16(numbers) => BlockMut::Bf16(numbers),
+            Numbers::Q8(numbers, scales) => BlockMut::Q8(numbers, scales),
+        })
     }
 
     /// Appends the little-endian bytes of `count` numbers at `first`, `first + step`, ... and of their scale.
     pub(super) fn bytes_of(&self, first: usize, step: usize, count: usize, scale: usize, out: &mut Vec<u8>) {
         let places = (first..).step_by(step).take(count);
-        match self {
-            Self::F32(values) => places.for_each(|i| out.extend(values[i].to_le_bytes())),
-            Self::Bf16(values) => places.for_each(|i| out.extend(values[i].to_le_bytes())),
-            Self::Q8(values, scales) => {
+        match &self.0.numbers {
+            Numbers::F32(values) => places.for_each(|i| out.extend(values[i].to_le_bytes())),
+            Numbers::Bf16(values) => places.for_each(|i| out.extend(values[i].to_le_bytes())),
+            Numbers::Q8(values, scales) => {
                 places.for_each(|i| out.extend(values[i].to_le_bytes()));
                 out.extend(scales[scale].to_le_bytes());
             }
@@ -111,32 +144,28 @@ impl Block {
     }
 
     pub(super) fn scales(&self) -> &[f32] {
-        match self {
-            Self::Q8(_, scales) => scales,
+        match &self.0.numbers {
+            Numbers::Q8(_, scales) => scales,
             _ => &[],
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::F32(values) => 4 * values.len(),
-            Self::Bf16(values) => 2 * values.len(),
-            Self::Q8(values, scales) => values.len() + 4 * scales.len(),
-        }
+        self.0.lease.bytes()
     }
 
     /// The same for blocks that share their memory, and for no others.
     pub(super) fn address(&self) -> usize {
-        match self {
-            Self::F32(values) => values.as_ptr().addr(),
-            Self::Bf16(values) => values.as_ptr().addr(),
-            Self::Q8(values, _) => values.as_ptr().addr(),
-        }
+        Arc::as_ptr(&self.0).addr()
     }
 }
 
-fn zeroed<T: Copy + Default>(len: usize) -> Arc<[T]> {
-    std::iter::repeat_n(T::default(), len).collect()
+/// Zeros, or nothing where the system has no memory for them.
+fn zeroed<T: Copy + Default>(len: usize) -> Option<Vec<T>> {
+    let mut numbers = Vec::new();
+    numbers.try_reserve_exact(len).ok()?;
+    numbers.resize(len, T::default());
+    Some(numbers)
 }
 
 impl BlockMut<'_> {
@@ -174,21 +203,17 @@ impl BlockMut<'_> {
         }
     }
 
-    /// Copies `len` numbers as they are stored.
-    pub(super) fn copy(&mut self, to: usize, other: &Block, from: usize, len: usize) {
-        match (self, other) {
-            (Self::F32(a), Block::F32(b)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
-            (Self::Bf16(a), Block::Bf16(b)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
-            (Self::Q8(a, _), Block::Q8(b, _)) => a[to..to + len].copy_from_slice(&b[from..from + len]),
-            // Blocks of one ring are of one type.
+    /// Takes over what a block of the same type and size holds.
+    pub(super) fn copy(&mut self, other: &Block) {
+        match (self, &other.0.numbers) {
+            (Self::F32(a), Numbers::F32(b)) => a.copy_from_slice(b),
+            (Self::Bf16(a), Numbers::Bf16(b)) => a.copy_from_slice(b),
+            (Self::Q8(a, scales), Numbers::Q8(b, others)) => {
+                a.copy_from_slice(b);
+                scales.copy_from_slice(others);
+            }
+            // Blocks of one cache or ring are of one type.
             _ => {}
-        }
-    }
-
-    /// Copies `len` scales.
-    pub(super) fn copy_scales(&mut self, to: usize, other: &Block, from: usize, len: usize) {
-        if let (Self::Q8(_, a), Block::Q8(_, b)) = (self, other) {
-            a[to..to + len].copy_from_slice(&b[from..from + len]);
         }
     }
 
