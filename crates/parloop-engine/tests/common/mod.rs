@@ -1,4 +1,5 @@
-//! What the property tests share.
+//! What the property tests share; each uses a part of it.
+#![allow(dead_code)]
 
 use parloop_engine::{Engine, Model, Passes, Sequence};
 use parloop_kernels::Isa;
