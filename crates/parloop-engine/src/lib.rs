@@ -42,7 +42,9 @@ pub mod turn;
 
 pub use budget::Need;
 pub use error::{Error, Result};
-pub use generate::{Generation, continue_from, generate, generate_cached};
+pub use generate::{
+    Continuation, Filter, Finish, Generation, Generator, Token, continue_from, generate, generate_cached,
+};
 pub use model::Model;
 pub use passes::Passes;
 pub use prefix::PrefixCache;

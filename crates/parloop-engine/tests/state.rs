@@ -297,19 +297,31 @@ fn the_prefix_cache_finds_the_least_work_and_forgets_what_was_not_used() {
     assert!(!cache.insert(&engine.sequence()) && cache.is_empty() && cache.lookup(&text).is_none());
     cache.insert(&long);
     let held = |cache: &mut PrefixCache, ids: &[u32]| cache.lookup(ids).map(|(_, held)| held);
-    assert_eq!(held(&mut cache, &text[..152]), Some(152));
-    assert_eq!(held(&mut cache, &other), None);
-    // Five rows from an exact state are less than rebuilding a cut one.
+    // Whole blocks of 64, and the exact end.
+    assert_eq!(held(&mut cache, &text[..152]), Some(128));
+    assert_eq!((held(&mut cache, &text), held(&mut cache, &other)), (Some(200), None));
+    assert!(cache.lookup_for(1, &text).is_none(), "another owner's");
+    // Two rows from an exact state are less than rebuilding after whole blocks; many more are not.
     cache.insert(&short);
     assert_eq!(held(&mut cache, &text[..152]), Some(150));
-    assert_eq!(held(&mut cache, &text[..199]), Some(199));
-    // With room for two, the one not used since goes.
-    let mut cache = PrefixCache::new(&config, KvType::F32, long.bytes() + unlike.bytes() + 1000).unwrap();
+    assert_eq!(held(&mut cache, &text[..199]), Some(192));
+    // Blocks of a sequence that waits to be rebuilt are kept too, but it has no end.
+    let (mut cut, states) = (long.clone(), cache.len());
+    cut.truncate(190);
+    assert!(cache.insert(&cut) && cache.len() == states);
+    // With room for two, what was of use stays, however old, and what was not goes.
+    let mut cache = PrefixCache::new(&config, KvType::F32, long.bytes() + unlike.bytes() + 4000).unwrap();
     cache.insert(&long);
     cache.insert(&unlike);
     assert_eq!(held(&mut cache, &text), Some(200));
-    cache.insert(&short);
-    assert_eq!((held(&mut cache, &text), held(&mut cache, &other), cache.len()), (Some(200), None, 2));
+    for seed in 0..20 {
+        let new = tokens(&mut Rng(100 + seed), &config, 150);
+        cache.insert(&prefilled(&new));
+        assert!(cache.bytes() <= long.bytes() + unlike.bytes() + 4000);
+    }
+    assert_eq!((held(&mut cache, &text), held(&mut cache, &other)), (Some(200), None));
+    while cache.give_up() {}
+    assert!(cache.is_empty() && cache.bytes() == 0);
     // What exceeds the budget by itself drives nothing out.
     let mut cache = PrefixCache::new(&config, KvType::F32, short.bytes()).unwrap();
     assert!(cache.insert(&short) && !cache.insert(&long));

@@ -179,7 +179,7 @@ proptest! {
             let piece = rng.range(1, 90);
             // Those who decode go first; a loop model without shift takes a turn for each loop.
             let mut finished = false;
-            while !finished && !done.iter().all(|d| *d) || others.is_empty() && !finished {
+            while !finished && (others.is_empty() || !done.iter().all(|d| *d)) {
                 let mut work: Vec<Work<'_>> = Vec::new();
                 let mut indices = Vec::new();
                 for (i, (sequence, prompt)) in others.iter_mut().zip(&mut steps).enumerate().filter(|(i, _)| !done[*i]) {

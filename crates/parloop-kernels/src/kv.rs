@@ -147,6 +147,17 @@ struct Place {
     scale: usize,
 }
 
+/// A block of a cache's positions ([`BLOCK_POSITIONS`] of them), as forks and indexes of prefixes share it.
+#[derive(Clone, Debug)]
+pub struct KvBlock(Block);
+
+impl KvBlock {
+    /// Bytes of the block.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
 /// Keys and values: a growing cache of all positions, or a ring of the last few.
 #[derive(Clone, Debug)]
 pub struct KvTiles {
@@ -311,6 +322,23 @@ impl KvTiles {
             }
             Some(_) => self.clear(),
         }
+    }
+
+    /// The block `i` of a cache, shared: positions from `i * BLOCK_POSITIONS` on.
+    pub fn block(&self, i: usize) -> Option<KvBlock> {
+        self.blocks.get(i).filter(|_| self.left.is_none()).cloned().map(KvBlock)
+    }
+
+    /// Appends a block of another cache of the same model, of which `count` positions are taken.
+    ///
+    /// # Panics
+    /// If the block is of another kind, or the positions do not follow those held.
+    pub fn append(&mut self, block: KvBlock, count: usize) {
+        let size = self.layout.positions();
+        assert!(block.0.fits(self.kind, self.layout) && self.left.is_none(), "a block of such a cache");
+        assert!(count <= size && self.end == self.blocks.len() * size, "blocks come in order");
+        self.blocks.push(block.0);
+        self.end += count;
     }
 
     /// Gives back blocks of a cache that hold no position: those that were reserved and not written.
