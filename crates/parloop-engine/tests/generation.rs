@@ -39,6 +39,7 @@ fn generated(
     text += &generator.rest();
     assert_eq!(generator.pending(), ids.last().copied());
     let finish = generator.finish();
+    drop(generator);
     (ids, text, finish, sequence)
 }
 
@@ -67,7 +68,11 @@ fn a_text_ends_before_the_first_stop_string_and_nothing_else_is_lost() {
             }
             stop.push(piece);
         }
-        let found = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| whole.find(s.as_str())).min();
+        // The first that is complete ends it, whichever began first; of those that one token completes, the first.
+        let so_far =
+            |n: usize| tokenizer.decode(&[&prompt[..], &ids[..n]].concat()).unwrap()["ROMEO:".len()..].to_owned();
+        let first = |text: &str| stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
+        let found = (1..=ids.len()).find_map(|n| first(&so_far(n)));
         let (_, text, finish, _) = generated(&mut engine, tokenizer, &options, &stop);
         assert_eq!(text, whole[..found.unwrap_or(whole.len())], "{stop:?}");
         assert_eq!(finish, Some(if found.is_some() { Finish::Stopped } else { Finish::Length }));
@@ -93,6 +98,7 @@ fn filters_change_what_is_chosen_and_log_probabilities_are_the_models_own() {
     assert!(generator.next().is_none());
     assert_eq!(best.top.iter().map(|t| t.0).next(), Some(best.id));
     assert_eq!(best.logprob, Some(best.top[0].1));
+    drop(generator);
     let mut sequence = engine.sequence();
     let generator = Generator::new(&mut engine, &mut sequence, &[1, 2, 3], &options).unwrap().logprobs(2);
     let mut generator = generator.filter(Box::new(Ban(best.id, Vec::new())));
@@ -111,6 +117,7 @@ fn a_full_context_and_a_bad_prompt_end_it() {
     let mut generator = Generator::new(&mut engine, &mut sequence, &prompt, &options).unwrap();
     assert_eq!((&mut generator).count(), 4);
     assert_eq!(generator.finish(), Some(Finish::Context));
+    drop(generator);
     assert_eq!(sequence.len(), context);
     let mut sequence = engine.sequence();
     let mut generator = Generator::new(&mut engine, &mut sequence, &[u32::MAX], &options).unwrap();

@@ -286,15 +286,16 @@ fn the_prefix_cache_finds_the_least_work_and_forgets_what_was_not_used() {
     let config = plt(rng, 2, 8, 3);
     let mut engine = engine(&config, rng);
     let text = tokens(rng, &config, 200);
+    let empty = engine.sequence();
     let mut prefilled = |ids: &[u32]| {
-        let mut sequence = engine.sequence();
+        let mut sequence = empty.clone();
         engine.prefill(&mut sequence, ids, &Prefill::default()).unwrap();
         sequence
     };
     let other: Vec<u32> = text.iter().map(|t| (t + 1) % config.vocab_size as u32).collect();
     let (short, long, unlike) = (prefilled(&text[..150]), prefilled(&text), prefilled(&other));
     let mut cache = PrefixCache::new(&config, KvType::F32, usize::MAX).unwrap();
-    assert!(!cache.insert(&engine.sequence()) && cache.is_empty() && cache.lookup(&text).is_none());
+    assert!(!cache.insert(&empty) && cache.is_empty() && cache.lookup(&text).is_none());
     cache.insert(&long);
     let held = |cache: &mut PrefixCache, ids: &[u32]| cache.lookup(ids).map(|(_, held)| held);
     // Whole blocks of 64, and the exact end.
