@@ -5,6 +5,7 @@
 
 mod continuation;
 
+pub(crate) use continuation::logprobs;
 pub use continuation::{Continuation, Filter, Token};
 
 use crate::{Engine, Passes, Prefill, PrefixCache, Result, SampleOptions, Sequence};

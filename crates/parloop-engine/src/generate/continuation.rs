@@ -193,7 +193,7 @@ fn overlap(text: &str, stop: &str) -> usize {
 }
 
 /// The log-probability of a token, and the most likely tokens with theirs; equal ones by their ids.
-fn logprobs(logits: &[f32], id: u32, top: usize) -> (Option<f32>, Vec<(u32, f32)>) {
+pub(crate) fn logprobs(logits: &[f32], id: u32, top: usize) -> (Option<f32>, Vec<(u32, f32)>) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum = logits.iter().map(|l| f64::from(l - max).exp()).sum::<f64>().ln();
     let of = |l: f32| (f64::from(l - max) - sum) as f32;
