@@ -480,7 +480,7 @@ fn a_number_in_any_tensor_makes_another_model() {
         let with = |values: &[Vec<f32>]| {
             let tensors = specs.iter().zip(values).map(|(s, v)| (s.name.clone(), s.shape.clone(), v.as_slice()));
             let model = Model::new(&Checkpoint::from_f32(config.clone(), tensors, None).unwrap()).unwrap();
-            Engine::with_isa(Arc::new(model), 1, Isa::Portable)
+            Engine::with_isa(Arc::new(model), 1, Isa::PORTABLE)
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");

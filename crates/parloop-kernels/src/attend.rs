@@ -10,7 +10,7 @@
 mod part;
 
 use crate::SharedMut;
-use crate::isa::kernel;
+use crate::isa::{Isa, kernel};
 use crate::kv::{Element, KvTiles, KvType, TILE};
 use crate::profile::Op;
 use crate::project::Projector;
@@ -90,7 +90,7 @@ pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], 
     let out = SharedMut::new(out);
     let task = |i: usize| {
         let (start, end) = runs[i / groups];
-        Task { q, rows, start, end, head: i % groups, heads, groups, dim, out }
+        Task { isa, q, rows, start, end, head: i % groups, heads, groups, dim, out }
     };
     let tasks = runs.len() * groups;
     let (spans, threads) = (rows.iter().map(|r| r.global.last / SPAN + 1).max().unwrap_or(1), on.pool.threads());
@@ -124,6 +124,7 @@ fn same(a: &Branch<'_>, b: &Branch<'_>) -> bool {
 
 /// Some rows, one group of heads.
 struct Task<'a> {
+    isa: Isa,
     q: &'a [f32],
     rows: &'a [Attend<'a>],
     start: usize,
@@ -183,7 +184,7 @@ unsafe fn span_generic<S: Simd>(task: &Task<'_>, index: usize, part: &mut [f32])
     let rows = &task.rows[task.start..task.end];
     let mut part = Part::new(rows.len() * task.per_row(), task.dim, part);
     // SAFETY: the caller's promise.
-    unsafe { branch::<S>(task, q, rows, false, index, &mut part, scores) };
+    unsafe { branch(task.isa, task, q, rows, false, index, &mut part, scores) };
     SCRATCH.set(scratch);
 }
 
@@ -269,18 +270,31 @@ unsafe fn spans<S: Simd>(
     let (first, last) = bounds(rows, local);
     // SAFETY: the caller's promise.
     unsafe {
-        branch::<S>(task, q, rows, local, first / SPAN, part, scores);
+        branch(task.isa, task, q, rows, local, first / SPAN, part, scores);
         for index in first / SPAN + 1..=last / SPAN {
             let mut next = Part::new(rows.len() * task.per_row(), task.dim, later);
-            branch::<S>(task, q, rows, local, index, &mut next, scores);
+            branch(task.isa, task, q, rows, local, index, &mut next, scores);
             part.merge::<S>(later);
         }
     }
 }
 
-/// One span of a branch of attention, for rows over the same keys; `scores` is room for `[queries][BLOCK]`.
+kernel! {
+    /// One span of a branch of attention, for rows over the same keys; `scores` is room for `[queries][BLOCK]`. A
+    /// function of its own: made part of each of its callers it would be most of this crate.
+    fn branch(
+        task: &Task<'_>,
+        q: &[f32],
+        rows: &[Attend<'_>],
+        local: bool,
+        index: usize,
+        part: &mut Part<'_>,
+        scores: &mut [f32],
+    ) = branch_generic
+}
+
 #[inline(always)]
-unsafe fn branch<S: Simd>(
+unsafe fn branch_generic<S: Simd>(
     task: &Task<'_>,
     q: &[f32],
     rows: &[Attend<'_>],

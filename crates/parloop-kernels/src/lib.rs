@@ -6,7 +6,8 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`isa`] | which instruction set is used, chosen once at run time; `PARLOOP_ISA` forces one |
+//! | [`isa`] | which instructions are used; `PARLOOP_ISA` forces a set |
+//! | [`machine`] | what a run uses of the machine: instructions, threads, profile |
 //! | [`pool`] | persistent worker threads that share the tasks of a call |
 //! | [`weights`] | matrices behind an opaque type, used where they lie |
 //! | [`quant`] | blocks of 32 weights in 8 or 4 bits |
@@ -23,8 +24,8 @@
 //! accumulated over the inner dimension in one fixed order, and attention reduces over key blocks at fixed positions.
 //!
 //! All `unsafe` of the project is here (and in one file that maps checkpoints): raw pointers of disjoint output
-//! ranges handed to workers, and vector intrinsics. Every kernel is written once, generic over [`simd::Simd`], and
-//! compiled for each instruction set.
+//! ranges handed to workers, and vector intrinsics. Most kernels are written once, generic over [`simd::Simd`], and
+//! compiled for each instruction set; which kernel serves which weights on which machine is a table in `project`.
 #![warn(unsafe_op_in_unsafe_fn)]
 
 #[cfg(target_endian = "big")]
@@ -33,6 +34,7 @@ compile_error!("weights are used in place as little-endian data; big-endian mach
 pub mod attend;
 pub mod isa;
 pub mod kv;
+pub mod machine;
 pub mod measure;
 pub mod memory;
 pub mod ops;
@@ -46,9 +48,10 @@ pub mod weights;
 pub use attend::{Attend, Branch, attend};
 pub use isa::Isa;
 pub use kv::{KvPool, KvTiles, KvType, Spares};
+pub use machine::Machine;
 pub use pool::Pool;
 pub use profile::{Op, Profile};
-pub use project::{Effect, Norm, Product, Projector};
+pub use project::{Bias, Effect, Linear, Norm, Product, Projector};
 pub use weights::{WeightType, Weights};
 
 /// A slice whose disjoint parts are written by several workers.
@@ -63,6 +66,12 @@ unsafe impl<T: Send> Sync for SharedMut<T> {}
 impl<T> SharedMut<T> {
     pub fn new(slice: &mut [T]) -> Self {
         Self(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// The same memory as elements of another kind, of which any bytes are valid (numbers).
+    pub fn cast<U: Copy>(self) -> SharedMut<U> {
+        assert!(align_of::<U>() <= align_of::<T>(), "alignment of a part");
+        SharedMut(self.0.cast(), self.1 * size_of::<T>() / size_of::<U>())
     }
 
     /// # Safety

@@ -6,6 +6,11 @@ use std::time::Instant;
 /// The environment variable that switches profiling on.
 pub const VARIABLE: &str = "PARLOOP_PROFILE";
 
+/// Whether `PARLOOP_PROFILE` is set to anything but 0.
+pub fn asked_for() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|v| v != "0")
+}
+
 /// A kind of operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -40,9 +45,9 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Switched on if `PARLOOP_PROFILE` is set to anything but 0.
-    pub fn from_environment() -> Self {
-        Self { on: std::env::var_os(VARIABLE).is_some_and(|v| v != "0"), ..Self::default() }
+    /// No totals yet; kept if `on`.
+    pub fn new(on: bool) -> Self {
+        Self { on, ..Self::default() }
     }
 
     /// Whether totals are kept.

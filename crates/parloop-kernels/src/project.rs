@@ -1,25 +1,37 @@
-//! Matrix products of many rows, with what stands before and after them: an RMSNorm on the way in, the residual or
-//! SwiGLU on the way out.
+//! Matrix products of many rows, with what stands before and after them: an RMSNorm on the way in; a bias, the
+//! residual or SwiGLU on the way out.
 //!
 //! Products that share their input (q, k and v; gate and up) go into one call, so that the input is prepared once and
 //! the workers meet once.
+//!
+//! | part | idea |
+//! |---|---|
+//! | `kernel` | what a kernel is: the form of its input, how it cuts a product into tasks, how it runs one |
+//! | `table` | which kernel serves which weights on which machine |
+//! | `form` | input rows in the forms that kernels take them |
+//! | `results` | tiles of results and what becomes of them |
+//! | `dense`, `packed`, `amx` | the kernels |
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod amx;
+mod amx;
 mod dense;
+mod form;
+mod kernel;
 mod packed;
-mod prepare;
+mod results;
+mod table;
 
 use crate::isa::Isa;
-use crate::memory::Lines;
+use crate::machine::Machine;
 use crate::pool::Pool;
 use crate::profile::{Op, Profile};
 use crate::quant;
 use crate::simd::f32_to_bf16;
 use crate::weights::{WeightType, Weights};
 use crate::{SharedMut, simd};
-use dense::{Input, Task};
-use prepare::Forms;
+use form::{FormId, Prepared};
+use kernel::{Input, Kernel, Shape, Task};
+use results::TILE;
 use std::ops::Range;
 
 /// An RMSNorm applied to every input row.
@@ -31,6 +43,9 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
+/// One number for each output, added to its sum; empty for none.
+pub type Bias<'a> = &'a [f32];
+
 /// What becomes of a product's result.
 #[derive(Clone, Copy, Debug)]
 pub enum Effect<'a> {
@@ -40,6 +55,38 @@ pub enum Effect<'a> {
     Add,
     /// `out = silu(W x) * (U x)` with U this matrix.
     SwiGlu(&'a Weights),
+    /// `out = W x + bias`
+    StoreBiased(Bias<'a>),
+    /// `out = (out + W x) + bias`
+    AddBiased(Bias<'a>),
+    /// `out = silu(W x + bias) * (U x + up_bias)`
+    SwiGluBiased {
+        /// U
+        up: &'a Weights,
+        /// Added to W x.
+        bias: Bias<'a>,
+        /// Added to U x.
+        up_bias: Bias<'a>,
+    },
+}
+
+impl<'a> Effect<'a> {
+    /// SwiGLU's second matrix.
+    fn up(self) -> Option<&'a Weights> {
+        match self {
+            Self::SwiGlu(up) | Self::SwiGluBiased { up, .. } => Some(up),
+            _ => None,
+        }
+    }
+
+    /// What is added to the results of each matrix.
+    fn biases(self) -> [Bias<'a>; 2] {
+        match self {
+            Self::StoreBiased(bias) | Self::AddBiased(bias) => [bias, &[]],
+            Self::SwiGluBiased { bias, up_bias, .. } => [bias, up_bias],
+            _ => [&[], &[]],
+        }
+    }
 }
 
 /// One matrix product of a call.
@@ -55,10 +102,44 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Rows above which preparing the input is shared among the workers.
-const SHARED_PREPARATION: usize = 16;
-/// Rows from which matrix tiles are faster for 8 and 4 bits than dot products of vectors.
-const I8_TILES: usize = 16;
+/// A matrix and its bias: `W x + b`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// W
+    pub weight: Weights,
+    /// b, a number for each output; empty for none.
+    pub bias: Vec<f32>,
+}
+
+impl Linear {
+    /// A matrix without a bias.
+    pub fn plain(weight: Weights) -> Self {
+        Self { weight, bias: vec![] }
+    }
+
+    /// `out = W x + b` for these rows.
+    pub fn store<'a>(&'a self, rows: Range<usize>, out: &'a mut [f32]) -> Product<'a> {
+        Product { weights: &self.weight, rows, effect: Effect::StoreBiased(&self.bias), out }
+    }
+
+    /// `out = (out + W x) + b` for these rows.
+    pub fn add<'a>(&'a self, rows: Range<usize>, out: &'a mut [f32]) -> Product<'a> {
+        Product { weights: &self.weight, rows, effect: Effect::AddBiased(&self.bias), out }
+    }
+
+    /// `out = silu(W x + b) * (U x + c)` for these rows, with `up` for U and c.
+    pub fn swiglu<'a>(&'a self, up: &'a Self, rows: Range<usize>, out: &'a mut [f32]) -> Product<'a> {
+        let effect = Effect::SwiGluBiased { up: &up.weight, bias: &self.bias, up_bias: &up.bias };
+        Product { weights: &self.weight, rows, effect, out }
+    }
+}
+
+impl From<Weights> for Linear {
+    fn from(weight: Weights) -> Self {
+        Self::plain(weight)
+    }
+}
+
 /// Bytes of weights of one task: large enough to hide the cost of taking it, small enough to balance.
 const TASK_BYTES: usize = 96 << 10;
 /// Below this many bytes of weights a call is not worth waking the workers.
@@ -73,57 +154,26 @@ pub struct Projector {
     pub pool: Pool,
     /// Where the time goes, if asked for.
     pub profile: Profile,
-    f32_rows: Vec<f32>,
-    bf16_rows: Vec<u16>,
-    /// Blocks of 16 rows, packed for matrix tiles.
-    tile_rows: Lines,
-    /// Rows in 8 bits, and for each block of 32 its scale and sum.
-    i8_rows: Vec<i8>,
-    i8_blocks: Vec<[f32; 2]>,
-}
-
-/// The form in which a product takes its input rows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    F32,
-    Bf16,
-    /// bf16 in blocks of rows, for matrix tiles.
-    Tiles,
-    I8,
-    /// 8 bits in blocks of rows, for matrix tiles.
-    I8Tiles,
-}
-
-impl Form {
-    /// For products of a weight type with so many rows.
-    fn of(kind: WeightType, isa: Isa, rows: usize) -> Self {
-        match kind {
-            WeightType::Bf16 if isa == Isa::Amx => Self::Tiles,
-            WeightType::Bf16 if isa == Isa::Avx512 => Self::Bf16,
-            WeightType::F32 | WeightType::Bf16 => Self::F32,
-            WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 if isa == Isa::Amx && rows >= I8_TILES => Self::I8Tiles,
-            WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => Self::I8,
-        }
-    }
+    prepared: Prepared,
 }
 
 impl Projector {
-    /// A projector with `threads` threads.
+    /// A projector with `threads` threads, and a profile if the environment asks for one.
     ///
     /// # Panics
     /// If `isa` is not available on this machine: its kernels would be unsound.
     pub fn new(isa: Isa, threads: usize) -> Self {
-        assert!(Isa::available().contains(&isa), "{} is not available on this machine", isa.name());
-        Self {
-            isa,
-            pool: Pool::new(threads),
-            profile: Profile::from_environment(),
-            f32_rows: vec![],
-            bf16_rows: vec![],
-            tile_rows: Lines::NONE,
-            i8_rows: vec![],
-            i8_blocks: vec![],
-        }
+        Self::on(Machine { isa, threads, profile: crate::profile::asked_for() })
+    }
+
+    /// A projector that uses the machine so.
+    ///
+    /// # Panics
+    /// If the instruction set is not available on this machine: its kernels would be unsound.
+    pub fn on(machine: Machine) -> Self {
+        let Machine { isa, threads, profile } = machine;
+        assert!(Isa::found().has(isa), "{} is not available on this machine", isa.name());
+        Self { isa, pool: Pool::new(threads), profile: Profile::new(profile), prepared: Prepared::default() }
     }
 
     /// The instruction set in use; guaranteed to be available.
@@ -136,104 +186,53 @@ impl Projector {
     ///
     /// # Panics
     /// If a shape does not fit: `x` not a whole number of rows, a matrix of another width, rows out of range, or a
-    /// result of another length.
+    /// result or bias of another length.
     pub fn project(&mut self, op: Op, x: &[f32], width: usize, norm: Option<Norm<'_>>, products: &mut [Product<'_>]) {
         assert!(width > 0 && x.len().is_multiple_of(width), "input is not a whole number of rows");
-        let rows = x.len() / width;
+        let shape = Shape { rows: x.len() / width, stride: width.next_multiple_of(PADDING) };
         for p in products.iter() {
+            let outputs = p.weights.outputs();
             assert_eq!(p.weights.inputs(), width, "width of the matrix");
-            assert!(p.rows.start <= p.rows.end && p.rows.end <= rows, "rows of a product");
-            assert_eq!(p.out.len(), p.rows.len() * p.weights.outputs(), "length of a result");
-            if let Effect::SwiGlu(up) = p.effect {
-                assert_eq!((up.inputs(), up.outputs(), up.kind()), (width, p.weights.outputs(), p.weights.kind()));
+            assert!(p.rows.start <= p.rows.end && p.rows.end <= shape.rows, "rows of a product");
+            assert_eq!(p.out.len(), p.rows.len() * outputs, "length of a result");
+            assert!(p.effect.biases().iter().all(|b| b.is_empty() || b.len() == outputs), "length of a bias");
+            if let Some(up) = p.effect.up() {
+                assert_eq!((up.inputs(), up.outputs(), up.kind()), (width, outputs, p.weights.kind()));
             }
         }
-        if rows == 0 {
+        if shape.rows == 0 {
             return;
         }
         let began = self.profile.start();
         let isa = self.isa;
-        let uses = |form| products.iter().any(|p| Form::of(p.weights.kind(), isa, rows) == form);
-        let bf16 = uses(Form::Bf16) || uses(Form::Tiles);
-        self.prepare(
-            x,
-            width,
-            norm,
-            Needs { f32: uses(Form::F32), bf16, i8: uses(Form::I8), i8_tiles: uses(Form::I8Tiles) },
-        );
-        if uses(Form::Tiles) {
-            self.pack_tiles(rows, width);
-        }
+        let kernel = |p: &Product<'_>| table::kernel(p.weights.kind(), isa, shape.rows);
+        let needed: Vec<FormId> = products.iter().map(|p| kernel(p).form()).collect();
+        self.prepared.fill(&mut self.pool, isa, x, width, norm, &needed);
 
-        let stride = width.next_multiple_of(PADDING);
-        let plain = |rows: *const u8, size: usize| Input {
-            rows,
-            stride: size * stride,
-            blocks: std::ptr::null(),
-            offset: 0,
-            total: 0,
-        };
-        let tiles = self.tile_rows.at_least(0).as_ptr().cast();
-        let inputs = |form| match form {
-            Form::F32 => plain(self.f32_rows.as_ptr().cast(), 4),
-            Form::Bf16 => plain(self.bf16_rows.as_ptr().cast(), 2),
-            Form::Tiles => Input { total: rows, ..plain(tiles, 2) },
-            Form::I8 => Input { blocks: self.i8_blocks.as_ptr(), ..plain(self.i8_rows.as_ptr().cast(), 1) },
-            Form::I8Tiles => Input { total: rows, ..plain(tiles, 1) },
-        };
-        let mut tasks: Vec<Span> = Vec::with_capacity(products.len());
-        let mut total = 0;
-        let bytes = |p: &Product<'_>| match p.effect {
-            _ if p.rows.is_empty() => 0,
-            Effect::SwiGlu(up) => p.weights.bytes() + up.bytes(),
-            Effect::Store | Effect::Add => p.weights.bytes(),
-        };
-        let all_bytes: usize = products.iter().map(bytes).sum();
+        let matrices = |p: &Product<'_>| if p.effect.up().is_some() { 2 } else { 1 };
+        let all_bytes: usize =
+            products.iter().filter(|p| !p.rows.is_empty()).map(|p| matrices(p) * p.weights.bytes()).sum();
         let share = (all_bytes / self.pool.threads()).clamp(1, TASK_BYTES);
+        let mut spans: Vec<Span> = Vec::with_capacity(products.len());
+        let mut total = 0;
         for p in products.iter_mut() {
-            let (outputs, count) = (p.weights.outputs(), p.rows.len());
-            let per_output =
-                p.weights.kind().row_bytes(width) * if matches!(p.effect, Effect::SwiGlu(_)) { 2 } else { 1 };
-            let step = (share / per_output).next_multiple_of(2 * dense::TILE).max(2 * dense::TILE);
-            let (step, row_step) = match Form::of(p.weights.kind(), isa, rows) {
-                #[cfg(target_arch = "x86_64")]
-                Form::Tiles if rows > amx::FEW => (amx::MANY.1, amx::MANY.0),
-                #[cfg(target_arch = "x86_64")]
-                Form::I8Tiles => (step.min(amx::MANY.1 / 2), amx::MANY.0),
-                Form::Tiles => (step, dense::row_block(width, 16)),
-                _ => (step, dense::row_block(width, 6)),
-            };
-            let spans = outputs.div_ceil(step) * count.div_ceil(row_step);
-            let input = inputs(Form::of(p.weights.kind(), isa, rows));
-            let out = SharedMut::new(p.out);
-            tasks.push(Span {
-                first: total,
-                step,
-                row_step,
-                input,
-                out,
-                product: (p.weights, p.rows.clone(), p.effect),
-            });
-            total += spans;
+            let kernel = kernel(p);
+            let per_output = p.weights.kind().row_bytes(width) * matrices(p);
+            let worth = (share / per_output).next_multiple_of(2 * TILE).max(2 * TILE);
+            let (step, row_step) = kernel.cut(shape, worth);
+            let tasks = p.weights.outputs().div_ceil(step) * p.rows.len().div_ceil(row_step);
+            let input = Input { first: p.rows.start, ..self.prepared.input(kernel.form(), shape) };
+            let (weights, rows, effect, out) = (p.weights, p.rows.len(), p.effect, SharedMut::new(p.out));
+            spans.push(Span { first: total, step, row_step, kernel, input, out, weights, rows, effect });
+            total += tasks;
         }
         let run = |i: usize| {
-            let span = &tasks[tasks.partition_point(|s| s.first <= i) - 1];
-            // SAFETY: `isa` is available (checked in `new`); the prepared rows live in `self` until the call ends
-            // and are padded; tasks of a product cover disjoint outputs or rows.
-            unsafe {
-                match span.product.0.kind() {
-                    #[cfg(target_arch = "x86_64")]
-                    WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 if span.input.total > 0 => {
-                        amx::integer::run(isa, &span.task(i))
-                    }
-                    WeightType::Q8 | WeightType::Q4Min | WeightType::Q4 => packed::run(isa, &span.task(i)),
-                    #[cfg(target_arch = "x86_64")]
-                    WeightType::Bf16 if isa == Isa::Amx => amx::run(isa, &span.task(i)),
-                    WeightType::F32 | WeightType::Bf16 => dense::run(isa, &span.task(i)),
-                }
-            }
+            let span = &spans[spans.partition_point(|s| s.first <= i) - 1];
+            // SAFETY: `isa` is available (checked in `on`); the prepared rows live in `self` until the call ends and
+            // are padded; tasks of a product cover disjoint outputs or rows.
+            unsafe { span.kernel.run(&span.task(i)) };
         };
-        if all_bytes < ALONE_BYTES && rows <= SHARED_PREPARATION {
+        if all_bytes < ALONE_BYTES && shape.rows <= form::SHARED {
             (0..total).for_each(run);
         } else {
             self.pool.run(total, run);
@@ -241,83 +240,18 @@ impl Projector {
         self.profile.add(op, began, all_bytes);
     }
 
-    /// Norms the rows and brings them into the forms that the products need, padded with zeros.
-    fn prepare(&mut self, x: &[f32], width: usize, norm: Option<Norm<'_>>, needs: Needs) {
-        let (rows, stride) = (x.len() / width, width.next_multiple_of(PADDING));
-        if let Some(norm) = norm {
-            assert_eq!(norm.weight.len(), width, "length of the norm's weight");
-        }
-        let grow = |needed: bool, len: usize| if needed { rows * len } else { 0 };
-        let floats = shared(&mut self.f32_rows, grow(needs.f32, stride), 0.0);
-        let halves = shared(&mut self.bf16_rows, grow(needs.bf16, stride), 0);
-        let bytes = shared(&mut self.i8_rows, grow(needs.i8, stride), 0);
-        let blocks = shared(&mut self.i8_blocks, grow(needs.i8, stride / quant::BLOCK), [0.0; 2]);
-        #[cfg(target_arch = "x86_64")]
-        let tiles = needs.i8_tiles.then(|| {
-            let layout = amx::integer::Layout::new(rows, stride);
-            (layout, SharedMut::new(self.tile_rows.at_least(layout.lines())))
-        });
-        let isa = self.isa;
-        let one = |r: usize| {
-            let x = &x[r * width..(r + 1) * width];
-            let part = |needed: bool, len: usize| if needed { (r * len, len) } else { (0, 0) };
-            let (f, h, i) = (part(needs.f32, stride), part(needs.bf16, stride), part(needs.i8, stride));
-            let b = part(needs.i8, stride / quant::BLOCK);
-            // SAFETY: each row is prepared by one task only; `isa` is available.
-            unsafe {
-                let forms = Forms {
-                    f32: floats.slice(f.0, f.1),
-                    bf16: halves.slice(h.0, h.1),
-                    i8: bytes.slice(i.0, i.1),
-                    blocks: blocks.slice(b.0, b.1),
-                    #[cfg(target_arch = "x86_64")]
-                    tiles: tiles.map(|(layout, out)| (layout, r, out)),
-                };
-                prepare::row(isa, x, norm, forms);
-            }
-        };
-        if rows <= SHARED_PREPARATION {
-            (0..rows).for_each(one);
-        } else {
-            self.pool.run(rows, one);
-        }
+    /// The inner instruction that products with weights of a type use when they have so many rows.
+    pub fn kernel_name(&self, kind: WeightType, rows: usize) -> &'static str {
+        table::kernel(kind, self.isa, rows).name()
     }
 
-    /// Packs the prepared bf16 rows for matrix tiles.
-    fn pack_tiles(&mut self, rows: usize, width: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let stride = width.next_multiple_of(PADDING);
-            let layout = amx::Layout::new(rows, stride);
-            let out = SharedMut::new(self.tile_rows.at_least(layout.lines()));
-            let halves = &self.bf16_rows[..rows * stride];
-            let one = |block: usize| {
-                let n = amx::BLOCK.min(rows - block * amx::BLOCK);
-                let rows = &halves[block * amx::BLOCK * stride..][..n * stride];
-                // SAFETY: each block is packed by one task only; tiles are used where AVX-512 is available.
-                unsafe { layout.pack(block, rows, out) };
-            };
-            // A single block, as in decode, runs here without waking a worker.
-            self.pool.run(layout.blocks(), one);
-        }
+    /// Runs the inner instruction for a weight type and many rows `rounds` times on this thread: how many operations
+    /// that were.
+    pub(crate) fn peak(isa: Isa, kind: WeightType, rounds: usize) -> usize {
+        assert!(Isa::found().has(isa), "{} is not available on this machine", isa.name());
+        // SAFETY: just checked.
+        unsafe { table::kernel(kind, isa, usize::MAX).peak(rounds) }
     }
-}
-
-/// The forms that rows are wanted in.
-#[derive(Clone, Copy)]
-struct Needs {
-    f32: bool,
-    bf16: bool,
-    i8: bool,
-    i8_tiles: bool,
-}
-
-/// A buffer of at least `len` elements, to be written by several workers.
-fn shared<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> SharedMut<T> {
-    if buffer.len() < len {
-        buffer.resize(len, zero);
-    }
-    SharedMut::new(buffer)
 }
 
 /// The tasks of one product: a grid of output ranges and row ranges.
@@ -325,20 +259,23 @@ struct Span<'a> {
     first: usize,
     step: usize,
     row_step: usize,
+    kernel: &'static dyn Kernel,
     input: Input,
     out: SharedMut<f32>,
-    product: (&'a Weights, Range<usize>, Effect<'a>),
+    weights: &'a Weights,
+    rows: usize,
+    effect: Effect<'a>,
 }
 
 impl Span<'_> {
     fn task(&self, i: usize) -> Task<'_> {
-        let (weights, rows, effect) = &self.product;
-        let per_column = rows.len().div_ceil(self.row_step);
+        let per_column = self.rows.div_ceil(self.row_step);
         let (column, block) = ((i - self.first) / per_column, (i - self.first) % per_column);
-        let outputs = column * self.step..((column + 1) * self.step).min(weights.outputs());
+        let outputs = column * self.step..((column + 1) * self.step).min(self.weights.outputs());
         let first = block * self.row_step;
-        let block = first..(first + self.row_step).min(rows.len());
-        Task { weights, effect: *effect, input: self.input.skip_rows(rows.start), rows: block, outputs, out: self.out }
+        let rows = first..(first + self.row_step).min(self.rows);
+        let Self { weights, effect, input, out, .. } = *self;
+        Task { weights, up: effect.up(), effect, input, rows, outputs, out }
     }
 }
 

@@ -108,7 +108,7 @@ pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> Quants {
     let (mut lanes, mut block) = ([[0.0; OUTPUTS]; BLOCK], search::Block::ZERO);
     lanes.iter_mut().zip(x).for_each(|(lanes, x)| lanes[0] = *x);
     // SAFETY: the chosen instruction set is available.
-    unsafe { search::quantize(Isa::chosen().unwrap_or(Isa::Portable), bits, &lanes, &mut block) };
+    unsafe { search::quantize(Isa::chosen().unwrap_or(Isa::PORTABLE), bits, &lanes, &mut block) };
     Quants {
         scale: f16::from_f32(block.scales[0]),
         min: f16::from_f32(block.minima[0]),
@@ -157,7 +157,7 @@ fn largest(x: &[f32; BLOCK]) -> f32 {
 
 /// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
 pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
-    let isa = Isa::chosen().unwrap_or(Isa::Portable);
+    let isa = Isa::chosen().unwrap_or(Isa::PORTABLE);
     let (mut x, mut block) = ([[0.0; OUTPUTS]; BLOCK], search::Block::ZERO);
     each_block(bits, inputs, out, |first, out| {
         for (o, row) in rows.iter().enumerate() {
@@ -176,7 +176,7 @@ pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
 /// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
 /// output `o`.
 pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], quants: impl Fn(usize, usize) -> Quants) {
-    let isa = Isa::chosen().unwrap_or(Isa::Portable);
+    let isa = Isa::chosen().unwrap_or(Isa::PORTABLE);
     let mut block = search::Block::ZERO;
     each_block(bits, inputs, out, |first, out| {
         for o in 0..outputs {

@@ -12,18 +12,8 @@
 pub trait Simd: Copy + 'static {
     /// The vector.
     type V: Copy;
-    /// A vector of bf16 weights for [`Simd::dot_bf16`].
-    type B: Copy;
     /// f32 lanes of a vector; a power of two that divides 16.
     const LANES: usize;
-    /// Elements that one step of a bf16 dot product takes.
-    const BF16_STEP: usize;
-    /// A vector of [`Simd::LANES`] 32-bit integers, or of four times as many bytes.
-    type I: Copy;
-    /// What [`Simd::dot_q8`] adds to the weights: its result is too large by this times the sum of the activations.
-    const Q8_OFFSET: i32;
-    /// Whether [`Simd::dot_bf16`] takes activations in bf16 (otherwise they stay f32).
-    const BF16_INPUT: bool;
 
     /// All lanes zero.
     unsafe fn zero() -> Self::V;
@@ -61,25 +51,6 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_i8_as_f32(p: *const i8) -> Self::V;
     /// Loads [`Simd::LANES`] bf16 numbers as f32.
     unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V;
-    /// Loads [`Simd::BF16_STEP`] bf16 weights.
-    unsafe fn load_bf16(p: *const u16) -> Self::B;
-    /// `acc + sum of w * x` over one step; `x` points at bf16 or f32 activations as [`Simd::BF16_INPUT`] says.
-    unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V;
-
-    /// All lanes `x`.
-    unsafe fn splat_int(x: i32) -> Self::I;
-    /// Loads lanes.
-    unsafe fn load_int(p: *const u8) -> Self::I;
-    /// The lower four bits of each byte.
-    unsafe fn low_nibbles(v: Self::I) -> Self::I;
-    /// The upper four bits of each byte.
-    unsafe fn high_nibbles(v: Self::I) -> Self::I;
-    /// Lane by lane `acc + w . x` for four bytes each: `w` holds an 8-bit weight plus 128; `x` is signed, not -128.
-    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// Lane by lane `acc + w . x` for four bytes each: `w` from 0 to 15, `x` signed.
-    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// Integers to f32.
-    unsafe fn to_float(v: Self::I) -> Self::V;
     /// Loads IEEE half-precision numbers.
     unsafe fn load_f16(p: *const u16) -> Self::V;
 
@@ -109,6 +80,102 @@ pub trait Simd: Copy + 'static {
     }
 }
 
+/// A set of instructions that code is compiled for: a vector type, and perhaps more.
+pub trait Target: 'static {
+    /// Its vectors.
+    type S: Simd;
+
+    /// Runs work compiled for this target, in a function of its own.
+    ///
+    /// # Safety
+    /// The target's instructions must be available; the rest as the work demands.
+    unsafe fn compiled<W: Work>(work: W);
+}
+
+/// What [`Target::compiled`] runs. A trait, not a closure: closures do not take on the instruction set of the function
+/// they are written in, so vector instructions inside them would become calls.
+pub trait Work {
+    /// Does the work. Implementations are `#[inline(always)]`, to be compiled for the caller's target.
+    ///
+    /// # Safety
+    /// As the maker of the work says.
+    unsafe fn run(self);
+}
+
+/// Dot products of bf16 weights.
+///
+/// # Safety
+/// As [`Simd`]: pointers must be valid for a step.
+#[allow(clippy::missing_safety_doc)] // Stated once, above.
+pub trait HalfDot: 'static {
+    /// What it needs.
+    type T: Target;
+    /// A vector of weights.
+    type W: Copy;
+    /// Weights of a step.
+    const STEP: usize;
+    /// Whether it takes activations in bf16 (otherwise they stay f32).
+    const BF16_INPUT: bool;
+
+    /// Loads weights.
+    unsafe fn load(p: *const u16) -> Self::W;
+    /// `acc + sum of w * x` over one step; `x` points at bf16 or f32 activations as [`HalfDot::BF16_INPUT`] says.
+    unsafe fn dot(acc: VectorOf<Self::T>, w: Self::W, x: *const u8) -> VectorOf<Self::T>;
+}
+
+/// The vector of f32 lanes of a target.
+pub type VectorOf<T> = <<T as Target>::S as Simd>::V;
+
+/// Dot products of bytes.
+///
+/// # Safety
+/// As [`Simd`]: pointers must be valid for four bytes a lane.
+#[allow(clippy::missing_safety_doc)] // Stated once, above.
+pub trait ByteDot: 'static {
+    /// What it needs.
+    type T: Target;
+    /// A vector of as many 32-bit integers as the target has f32 lanes, or of four times as many bytes.
+    type I: Copy;
+    /// What [`ByteDot::dot_q8`] adds to the weights: its result is too large by this times the sum of the activations.
+    const Q8_OFFSET: i32;
+
+    /// All lanes `x`.
+    unsafe fn splat(x: i32) -> Self::I;
+    /// Loads lanes.
+    unsafe fn load(p: *const u8) -> Self::I;
+    /// The lower four bits of each byte.
+    unsafe fn low_nibbles(v: Self::I) -> Self::I;
+    /// The upper four bits of each byte.
+    unsafe fn high_nibbles(v: Self::I) -> Self::I;
+    /// Lane by lane `acc + w . x` for four bytes each: `w` holds an 8-bit weight plus 128; `x` is signed, not -128.
+    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Lane by lane `acc + w . x` for four bytes each: `w` from 0 to 15, `x` signed.
+    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Integers to f32.
+    unsafe fn to_float(v: Self::I) -> VectorOf<Self::T>;
+}
+
+/// bf16 weights widened to f32 and multiplied with f32 activations: any vectors can.
+pub struct Widened<S>(std::marker::PhantomData<S>);
+
+impl<S: Simd + Target<S = S>> HalfDot for Widened<S> {
+    type T = S;
+    type W = S::V;
+    const STEP: usize = S::LANES;
+    const BF16_INPUT: bool = false;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16_as_f32(p) }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: S::V, w: S::V, x: *const u8) -> S::V {
+        // SAFETY: the caller's promise; `x` points at f32 activations.
+        unsafe { S::fma(w, S::load(x.cast()), acc) }
+    }
+}
+
 /// bf16 to f32, exactly.
 #[inline(always)]
 pub fn bf16_to_f32(x: u16) -> f32 {
@@ -130,4 +197,4 @@ pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::transpose;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
+pub use x86::{Avx2, Avx2Vnni, Avx512, Avx512Bf16, Avx512Vnni};

@@ -10,14 +10,17 @@
 mod few;
 pub(super) mod integer;
 mod many;
-pub(crate) mod peak;
+mod peak;
 
-use super::dense::Task;
+pub(super) use few::Few;
+pub(super) use many::Many;
+
+use super::form::{self, Form};
+use super::kernel::Shape;
 use crate::SharedMut;
 use crate::isa::Isa;
 use crate::memory::Line;
 use crate::simd::transpose;
-use std::ops::Range;
 
 /// Inputs of a step.
 const STEP: usize = 32;
@@ -30,16 +33,35 @@ const TILE_LINES: usize = 16;
 
 /// Rows above which it is worth bringing weights into panels.
 pub(super) const FEW: usize = 48;
-/// Rows and outputs of a task with many rows: its results stay in a core's second-level cache.
-pub(super) const MANY: (usize, usize) = (512, 256);
+/// Outputs and rows of a task with many rows: its results stay in a core's second-level cache.
+const TASK: (usize, usize) = (256, 512);
 
-/// Computes a task.
-///
-/// # Safety
-/// `isa` must be [`Isa::Amx`], the input packed as [`Layout`] says.
-pub(super) unsafe fn run(isa: Isa, task: &Task<'_>) {
-    // SAFETY: the caller's promise.
-    unsafe { if task.input.total > FEW { many::run(isa, task) } else { few::run(isa, task) } }
+/// bf16 in tiles of 16 rows, as [`Layout`] says; behind them the rows that they are packed from.
+pub(super) struct HalfTiles;
+
+impl Form for HalfTiles {
+    fn lines(&self, shape: Shape) -> usize {
+        Layout::new(shape.rows, shape.stride).lines() + shape.rows * shape.stride / 32
+    }
+
+    unsafe fn put(&self, isa: Isa, shape: Shape, row: usize, first: usize, part: &[f32], out: SharedMut<Line>) {
+        let behind = 32 * Layout::new(shape.rows, shape.stride).lines();
+        // SAFETY: the caller's promise; a line holds 32 numbers.
+        unsafe { form::halves(isa, part, out.cast::<u16>().slice(behind + row * shape.stride + first, part.len())) };
+    }
+
+    fn groups(&self, shape: Shape) -> usize {
+        Layout::new(shape.rows, shape.stride).blocks()
+    }
+
+    unsafe fn pack(&self, shape: Shape, group: usize, out: SharedMut<Line>) {
+        let layout = Layout::new(shape.rows, shape.stride);
+        let n = BLOCK.min(shape.rows - group * BLOCK);
+        let from = 32 * layout.lines() + group * BLOCK * shape.stride;
+        // SAFETY: all rows are in place and are only read now; each group has tiles of its own; tiles are used where
+        // AVX-512 is available.
+        unsafe { layout.pack(group, out.cast::<u16>().slice(from, n * shape.stride), out) };
+    }
 }
 
 /// Where the packed inputs of some rows lie.
@@ -120,11 +142,6 @@ impl Layout {
             }
         }
     }
-}
-
-/// The rows of a task as numbered in the packed buffer.
-fn packed_rows(task: &Task<'_>) -> Range<usize> {
-    task.rows.start + task.input.offset..task.rows.end + task.input.offset
 }
 
 /// Shapes of the tiles, as `ldtilecfg` takes them.

@@ -4,169 +4,88 @@
 //! order that depends on nothing but the width: so a result is the same in any company. Four outputs and a few rows
 //! are in flight at a time, to load each weight once for all rows of the block.
 
-use super::Effect;
-use crate::isa::kernel;
-use crate::simd::Simd;
-use crate::weights::{WeightType, Weights};
-use crate::{SharedMut, ops, quant};
+use super::form::{Floats, FormId, Halves};
+use super::kernel::{Input, Kernel, Task};
+use super::results::{self, Results, TILE, Tiles};
+use crate::simd::{HalfDot, Simd, Target, VectorOf, Work};
+use crate::weights::Weights;
+use std::hint::black_box;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
-/// Outputs of a tile; tasks cover whole tiles.
-pub(super) const TILE: usize = 16;
 /// Outputs in flight.
 const LINE: usize = 4;
-/// Rows of a tile at most.
-const ROWS: usize = 48;
 
-/// Rows of a task: as many as leave room in a core's second-level cache, in whole units of rows in flight.
-pub(super) fn row_block(width: usize, unit: usize) -> usize {
-    ((256 << 10) / width).clamp(unit, ROWS) / unit * unit
+/// Dense weights, with the steps of D.
+pub(super) struct Dense<D>(PhantomData<fn() -> D>);
+
+impl<D> Dense<D> {
+    pub const NEW: Self = Self(PhantomData);
 }
 
-/// Prepared input rows: `stride` bytes apart, zero-padded to a multiple of 64 columns.
-#[derive(Clone, Copy)]
-pub(super) struct Input {
-    pub rows: *const u8,
-    pub stride: usize,
-    /// For rows packed in blocks ([`super::amx`]): the first row taken, of how many. Such rows are not skipped to,
-    /// because a block interleaves them.
-    pub offset: usize,
-    pub total: usize,
-    /// For rows of bytes (`stride` elements): scale and sum of each block of 32.
-    pub blocks: *const [f32; 2],
-}
-
-// SAFETY: the rows are only read while the call that prepared them runs.
-unsafe impl Send for Input {}
-// SAFETY: as above.
-unsafe impl Sync for Input {}
-
-impl Input {
-    pub fn skip_rows(self, row: usize) -> Self {
-        if self.total > 0 {
-            return Self { offset: self.offset + row, ..self };
-        }
-        let blocks = row * self.stride / quant::BLOCK;
-        Self { rows: self.rows.wrapping_add(row * self.stride), blocks: self.blocks.wrapping_add(blocks), ..self }
-    }
-}
-
-/// A range of outputs for a range of rows.
-pub(super) struct Task<'a> {
-    pub weights: &'a Weights,
-    pub effect: Effect<'a>,
-    pub input: Input,
-    pub rows: Range<usize>,
-    pub outputs: Range<usize>,
-    /// `[all rows][all outputs]`
-    pub out: SharedMut<f32>,
-}
-
-kernel! {
-    /// Computes a task.
-    pub(super) fn run(task: &Task<'_>) = run_generic
-}
-
-#[inline(always)]
-unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    // SAFETY: the caller's promise.
-    unsafe { each_tile::<S, Dense>(task) }
-}
-
-/// The results of one tile or two, `[tiles][rows][TILE]`.
-pub(super) type Results = [MaybeUninit<f32>; 2 * ROWS * TILE];
-
-/// How the results of a tile are computed.
-///
-/// A trait, not a closure: closures do not take on the instruction set of the function they are written in, so
-/// vector instructions inside them would become calls.
-pub(super) trait Tiles {
-    /// Tiles computed side by side: 1 or 2.
-    #[inline(always)]
-    fn abreast<S: Simd>() -> usize {
-        1
+impl<D: Dot> Kernel for Dense<D> {
+    fn name(&self) -> &'static str {
+        D::NAME
     }
 
-    /// Computes outputs `first .. first + count` for all rows of the task.
-    ///
-    /// # Safety
-    /// As [`run`]; all TILE columns of every row of the task must be written.
-    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results);
-}
-
-/// Computes the tiles of a task and lets them take effect.
-///
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-pub(super) unsafe fn each_tile<S: Simd, T: Tiles>(task: &Task<'_>) {
-    let n = task.rows.len();
-    let mut first = task.outputs.start;
-    let mut a = [MaybeUninit::<f32>::uninit(); 2 * ROWS * TILE];
-    let mut b = [MaybeUninit::<f32>::uninit(); 2 * ROWS * TILE];
-    while first < task.outputs.end {
-        let count = (T::abreast::<S>() * TILE).min(task.outputs.end - first);
-        // SAFETY: rows and outputs are in range; the tile writes all of `n` rows before they are read here; the
-        // output ranges of tasks are disjoint.
-        unsafe {
-            T::tile::<S>(task, task.weights, first, count, &mut a);
-            if let Effect::SwiGlu(up) = task.effect {
-                T::tile::<S>(task, up, first, count, &mut b);
-            }
-            for tile in 0..count.div_ceil(TILE) {
-                let of = tile * n * TILE..(tile + 1) * n * TILE;
-                let count = TILE.min(count - tile * TILE);
-                take_effect::<S>(task, 0, first + tile * TILE, count, &mut a[of.clone()], &b[of]);
-            }
-        }
-        first += count;
+    fn form(&self) -> FormId {
+        D::FORM
     }
-}
 
-/// Lets the results of a tile (`a`, and `b` for SwiGLU's second matrix, both `[rows][TILE]`) take effect on outputs
-/// `first .. first + count` of the task's rows from `row` on.
-///
-/// # Safety
-/// As [`run`]; the results are written, and the outputs belong to this task.
-#[inline(always)]
-pub(super) unsafe fn take_effect<S: Simd>(
-    task: &Task<'_>,
-    row: usize,
-    first: usize,
-    count: usize,
-    a: &mut [MaybeUninit<f32>],
-    b: &[MaybeUninit<f32>],
-) {
-    let all = task.weights.outputs();
-    for i in 0..a.len() / TILE {
+    unsafe fn run(&self, task: &Task<'_>) {
         // SAFETY: the caller's promise.
+        unsafe { D::T::compiled(Run::<D>(task, PhantomData)) }
+    }
+
+    unsafe fn peak(&self, rounds: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { D::T::compiled(Peak::<D>(rounds, PhantomData)) };
+        rounds * CHAINS * D::STEP * 2
+    }
+}
+
+struct Run<'a, 'b, D>(&'a Task<'b>, PhantomData<D>);
+
+impl<D: Dot> Work for Run<'_, '_, D> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: the caller's promise.
+        unsafe { results::each_tile::<Dense<D>>(self.0) }
+    }
+}
+
+/// Independent chains of the peak's measurement, enough to hide an instruction's latency.
+const CHAINS: usize = 12;
+
+struct Peak<D>(usize, PhantomData<D>);
+
+impl<D: Dot> Work for Peak<D> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // Bits of 1 in bf16 and near it in f32; enough bytes for a step of any kernel.
+        let (x, w) = (black_box([0x3F80u16; 64]), black_box([0x3F80u16; 64]));
+        // SAFETY: the caller's promise; the buffers hold a step.
         unsafe {
-            let result = &mut *std::ptr::from_mut(&mut a[i * TILE..][..TILE]).cast::<[f32; TILE]>();
-            let out = task.out.slice((task.rows.start + row + i) * all + first, count);
-            match task.effect {
-                Effect::Store => {}
-                Effect::Add => result.iter_mut().zip(&*out).for_each(|(r, o)| *r += o),
-                Effect::SwiGlu(_) => {
-                    let up = &*std::ptr::from_ref(&b[i * TILE..][..TILE]).cast::<[f32; TILE]>();
-                    ops::swiglu_inline::<S>(result, up);
+            let mut acc = [<D::T as Target>::S::zero(); CHAINS];
+            for _ in 0..self.0 {
+                for a in &mut acc {
+                    D::add::<1>(std::array::from_mut(a), w.as_ptr().cast(), x.as_ptr().cast(), 0);
                 }
             }
-            match out.first_chunk_mut::<TILE>() {
-                // Known at compile time: two moves instead of a call.
-                Some(out) => *out = *result,
-                None => out.copy_from_slice(&result[..count]),
+            for v in acc {
+                black_box(<D::T as Target>::S::reduce_add(v));
             }
         }
     }
 }
 
-/// Dense rows; columns past the last output repeat it.
-struct Dense;
+/// Columns past the last output repeat it.
+impl<D: Dot> Tiles for Dense<D> {
+    type T = D::T;
 
-impl Tiles for Dense {
     #[inline(always)]
-    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
+    unsafe fn tile(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
+        let first_row = task.input_rows().start;
         let row_bytes = weights.kind().row_bytes(weights.inputs());
         let data = weights.data();
         for line in 0..TILE / LINE {
@@ -184,22 +103,24 @@ impl Tiles for Dense {
             }
             let n = task.rows.len();
             // Even blocks: 8 rows go as 4 + 4, not as 6 + 2.
-            let most = if S::LANES == 16 { 6 } else { 3 };
+            let wide = <D::T as Target>::S::LANES == 16;
+            let most = if wide { 6 } else { 3 };
             let size = n.div_ceil(n.div_ceil(most));
             let mut r = 0;
             while r < n {
                 let block = size.min(n - r);
-                let input = task.input.skip_rows(task.rows.start + r);
+                let (at, pitch) = D::row(task.input, first_row + r);
+                let input = Rows { at, pitch };
                 let to = &mut out[r * TILE + line * LINE..];
                 // SAFETY: pointers cover whole rows; `to` has room for `block` rows.
                 unsafe {
                     match block {
-                        1 => lines::<S, 1>(weights, &w, input, to),
-                        2 => lines::<S, 2>(weights, &w, input, to),
-                        3 => lines::<S, 3>(weights, &w, input, to),
-                        4 => lines::<S, 4>(weights, &w, input, to),
-                        5 => lines::<S, 5>(weights, &w, input, to),
-                        _ => lines::<S, 6>(weights, &w, input, to),
+                        1 => lines::<D, 1>(weights, &w, input, to),
+                        2 => lines::<D, 2>(weights, &w, input, to),
+                        4 if wide => lines::<D, 4>(weights, &w, input, to),
+                        5 if wide => lines::<D, 5>(weights, &w, input, to),
+                        6 if wide => lines::<D, 6>(weights, &w, input, to),
+                        _ => lines::<D, 3>(weights, &w, input, to),
                     }
                 }
                 r += block;
@@ -208,23 +129,26 @@ impl Tiles for Dense {
     }
 }
 
+/// Input rows, `pitch` bytes apart.
+#[derive(Clone, Copy)]
+struct Rows {
+    at: *const u8,
+    pitch: usize,
+}
+
 #[inline(always)]
-unsafe fn lines<S: Simd, const R: usize>(
+unsafe fn lines<D: Dot, const R: usize>(
     weights: &Weights,
     w: &[*const u8; LINE],
-    input: Input,
+    input: Rows,
     out: &mut [MaybeUninit<f32>],
 ) {
     // SAFETY: the caller's promise; the tail of a weight row goes through a padded buffer.
     unsafe {
-        let mut acc = [[S::zero(); R]; LINE];
-        match weights.kind() {
-            WeightType::F32 => dots::<S, F32, R>(&mut acc, w, input, weights.inputs()),
-            // Packed types have kernels of their own.
-            _ => dots::<S, Bf16, R>(&mut acc, w, input, weights.inputs()),
-        }
+        let mut acc = [[<D::T as Target>::S::zero(); R]; LINE];
+        dots::<D, R>(&mut acc, w, input, weights.inputs());
         for r in 0..R {
-            let sums = S::reduce_add4([acc[0][r], acc[1][r], acc[2][r], acc[3][r]]);
+            let sums = <D::T as Target>::S::reduce_add4([acc[0][r], acc[1][r], acc[2][r], acc[3][r]]);
             for (to, sum) in out[r * TILE..][..LINE].iter_mut().zip(sums) {
                 to.write(sum);
             }
@@ -232,61 +156,76 @@ unsafe fn lines<S: Simd, const R: usize>(
     }
 }
 
-/// A dense element type: how a step of a dot product goes.
-trait Dot {
-    /// Bytes of a weight.
-    const SIZE: usize;
+/// A dense element type on an instruction set: how a step of a dot product goes.
+pub(super) trait Dot: 'static {
+    /// What it needs.
+    type T: Target;
+    /// As reports name it.
+    const NAME: &'static str;
+    /// The form of the input.
+    const FORM: FormId;
+    /// Bytes of a weight, and of an element of the input.
+    const SIZES: (usize, usize);
     /// Elements of a step.
-    fn step<S: Simd>() -> usize;
-    /// Bytes of an element of the input.
-    fn input_size<S: Simd>() -> usize;
-    /// One step: a weight vector against R input vectors.
-    unsafe fn add<S: Simd, const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, stride: usize);
+    const STEP: usize;
+
+    /// Where an input row begins, and the bytes from one row to the next.
+    fn row(input: Input, row: usize) -> (*const u8, usize);
+
+    /// One step: a weight vector against R input vectors, `pitch` bytes apart.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn add<const R: usize>(acc: &mut [VectorOf<Self::T>; R], w: *const u8, x: *const u8, pitch: usize);
 }
 
-struct F32;
+/// f32 weights.
+pub(super) struct F32<S>(PhantomData<S>);
 
-impl Dot for F32 {
-    const SIZE: usize = 4;
-    #[inline(always)]
-    fn step<S: Simd>() -> usize {
-        S::LANES
+impl<S: Simd + Target<S = S>> Dot for F32<S> {
+    type T = S;
+    const NAME: &'static str = "f32 multiply-adds";
+    const FORM: FormId = FormId::Floats;
+    const SIZES: (usize, usize) = (4, 4);
+    const STEP: usize = S::LANES;
+
+    fn row(input: Input, row: usize) -> (*const u8, usize) {
+        Floats::row(input, row)
     }
+
     #[inline(always)]
-    fn input_size<S: Simd>() -> usize {
-        4
-    }
-    #[inline(always)]
-    unsafe fn add<S: Simd, const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, stride: usize) {
+    unsafe fn add<const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, pitch: usize) {
         // SAFETY: the caller's pointers hold a step.
         unsafe {
             let w = S::load(w.cast());
             for r in 0..R {
-                acc[r] = S::fma(w, S::load(x.wrapping_add(r * stride).cast()), acc[r]);
+                acc[r] = S::fma(w, S::load(x.wrapping_add(r * pitch).cast()), acc[r]);
             }
         }
     }
 }
 
-struct Bf16;
+/// bf16 weights.
+pub(super) struct Bf16<H>(PhantomData<H>);
 
-impl Dot for Bf16 {
-    const SIZE: usize = 2;
-    #[inline(always)]
-    fn step<S: Simd>() -> usize {
-        S::BF16_STEP
+impl<H: HalfDot> Dot for Bf16<H> {
+    type T = H::T;
+    const NAME: &'static str = if H::BF16_INPUT { "bf16 dot products" } else { "f32 multiply-adds of widened bf16" };
+    const FORM: FormId = if H::BF16_INPUT { FormId::Halves } else { FormId::Floats };
+    const SIZES: (usize, usize) = (2, if H::BF16_INPUT { 2 } else { 4 });
+    const STEP: usize = H::STEP;
+
+    fn row(input: Input, row: usize) -> (*const u8, usize) {
+        if H::BF16_INPUT { Halves::row(input, row) } else { Floats::row(input, row) }
     }
+
     #[inline(always)]
-    fn input_size<S: Simd>() -> usize {
-        if S::BF16_INPUT { 2 } else { 4 }
-    }
-    #[inline(always)]
-    unsafe fn add<S: Simd, const R: usize>(acc: &mut [S::V; R], w: *const u8, x: *const u8, stride: usize) {
+    unsafe fn add<const R: usize>(acc: &mut [VectorOf<H::T>; R], w: *const u8, x: *const u8, pitch: usize) {
         // SAFETY: the caller's pointers hold a step.
         unsafe {
-            let w = S::load_bf16(w.cast());
+            let w = H::load(w.cast());
             for r in 0..R {
-                acc[r] = S::dot_bf16(acc[r], w, x.wrapping_add(r * stride));
+                acc[r] = H::dot(acc[r], w, x.wrapping_add(r * pitch));
             }
         }
     }
@@ -294,34 +233,31 @@ impl Dot for Bf16 {
 
 /// Walks LINE weight rows and R input rows step by step.
 #[inline(always)]
-unsafe fn dots<S: Simd, D: Dot, const R: usize>(
-    acc: &mut [[S::V; R]; LINE],
+unsafe fn dots<D: Dot, const R: usize>(
+    acc: &mut [[VectorOf<D::T>; R]; LINE],
     w: &[*const u8; LINE],
-    input: Input,
+    input: Rows,
     width: usize,
 ) {
-    let whole = width - width % D::step::<S>();
+    let (size, input_size) = D::SIZES;
+    let whole = width - width % D::STEP;
     let mut k = 0;
     while k < whole {
-        let x = input.rows.wrapping_add(k * D::input_size::<S>());
+        let x = input.at.wrapping_add(k * input_size);
         for i in 0..LINE {
             // SAFETY: `k` is a whole step before the end of the weight row; input rows are padded.
-            unsafe { D::add::<S, R>(&mut acc[i], w[i].wrapping_add(k * D::SIZE), x, input.stride) };
+            unsafe { D::add::<R>(&mut acc[i], w[i].wrapping_add(k * size), x, input.pitch) };
         }
-        k += D::step::<S>();
+        k += D::STEP;
     }
     if whole < width {
-        let x = input.rows.wrapping_add(k * D::input_size::<S>());
+        let x = input.at.wrapping_add(k * input_size);
         for i in 0..LINE {
             let mut padded = [0u8; 64];
             // SAFETY: the rest of the weight row, less than a step (64 bytes at most).
             unsafe {
-                std::ptr::copy_nonoverlapping(
-                    w[i].wrapping_add(k * D::SIZE),
-                    padded.as_mut_ptr(),
-                    (width - k) * D::SIZE,
-                );
-                D::add::<S, R>(&mut acc[i], padded.as_ptr(), x, input.stride);
+                std::ptr::copy_nonoverlapping(w[i].wrapping_add(k * size), padded.as_mut_ptr(), (width - k) * size);
+                D::add::<R>(&mut acc[i], padded.as_ptr(), x, input.pitch);
             }
         }
     }

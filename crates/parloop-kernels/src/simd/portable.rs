@@ -1,6 +1,6 @@
 //! Plain Rust: arrays of eight lanes that the compiler vectorises for the target's baseline.
 
-use super::{Simd, bf16_to_f32};
+use super::{ByteDot, Simd, Target, VectorOf, Work, bf16_to_f32};
 
 /// Eight lanes in an array.
 #[derive(Clone, Copy)]
@@ -16,12 +16,7 @@ fn map(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
 // SAFETY (all methods): only the pointer methods need care, and their callers promise valid pointers.
 impl Simd for Portable {
     type V = [f32; N];
-    type B = [f32; N];
     const LANES: usize = N;
-    const BF16_STEP: usize = N;
-    const BF16_INPUT: bool = false;
-    type I = [i32; N];
-    const Q8_OFFSET: i32 = 128;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -93,21 +88,44 @@ impl Simd for Portable {
         v.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> Self::B {
+    unsafe fn load_f16(p: *const u16) -> Self::V {
+        // SAFETY: valid for N elements, by the trait's contract.
+        unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(|h| half::f16::from_bits(h).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
+    unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V {
         // SAFETY: valid for N elements, by the trait's contract.
         unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(bf16_to_f32)
     }
     #[inline(always)]
-    unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V {
-        // SAFETY: `x` points at N f32 activations.
-        unsafe { Self::fma(w, Self::load(x.cast()), acc) }
+    unsafe fn load_i8_as_f32(p: *const i8) -> Self::V {
+        // SAFETY: valid for N elements, by the trait's contract.
+        unsafe { p.cast::<[i8; N]>().read_unaligned() }.map(f32::from)
     }
+}
+
+impl Target for Portable {
+    type S = Self;
+
+    unsafe fn compiled<W: Work>(work: W) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run() }
+    }
+}
+
+impl ByteDot for Portable {
+    type T = Self;
+    type I = [i32; N];
+    const Q8_OFFSET: i32 = 128;
+
     #[inline(always)]
-    unsafe fn splat_int(x: i32) -> Self::I {
+    unsafe fn splat(x: i32) -> Self::I {
         [x; N]
     }
     #[inline(always)]
-    unsafe fn load_int(p: *const u8) -> Self::I {
+    unsafe fn load(p: *const u8) -> Self::I {
         // SAFETY: valid for N x 4 bytes, by the trait's contract.
         unsafe { p.cast::<[i32; N]>().read_unaligned() }
     }
@@ -132,24 +150,7 @@ impl Simd for Portable {
         unsafe { Self::dot_q8(acc, w, x) }
     }
     #[inline(always)]
-    unsafe fn to_float(v: Self::I) -> Self::V {
+    unsafe fn to_float(v: Self::I) -> VectorOf<Self::T> {
         v.map(|v| v as f32)
-    }
-    #[inline(always)]
-    unsafe fn load_f16(p: *const u16) -> Self::V {
-        // SAFETY: valid for N elements, by the trait's contract.
-        unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(|h| half::f16::from_bits(h).to_f32())
-    }
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
-    #[inline(always)]
-    unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V {
-        // SAFETY: the same contract.
-        unsafe { Self::load_bf16(p) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8_as_f32(p: *const i8) -> Self::V {
-        // SAFETY: valid for N elements, by the trait's contract.
-        unsafe { p.cast::<[i8; N]>().read_unaligned() }.map(f32::from)
     }
 }

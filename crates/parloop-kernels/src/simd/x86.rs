@@ -1,6 +1,6 @@
-//! AVX2 with FMA, and AVX-512 with BF16.
+//! AVX2 with FMA, and AVX-512.
 
-use super::Simd;
+use super::{Simd, Target, Work};
 use std::arch::x86_64::*;
 
 /// Eight lanes in a ymm register.
@@ -11,16 +11,48 @@ pub struct Avx2;
 #[derive(Clone, Copy)]
 pub struct Avx512;
 
+/// AVX2 and dot products of bytes.
+pub struct Avx2Vnni;
+
+/// AVX-512 and dot products of bytes.
+pub struct Avx512Vnni;
+
+/// AVX-512 and dot products of bf16 numbers.
+pub struct Avx512Bf16;
+
+/// `Target`: functions compiled with these features.
+macro_rules! target {
+    ($name:ident, $vectors:ident, $features:literal) => {
+        impl Target for $name {
+            type S = $vectors;
+
+            #[inline(always)]
+            unsafe fn compiled<W: Work>(work: W) {
+                #[target_feature(enable = $features)]
+                #[inline(never)]
+                unsafe fn inner<W: Work>(work: W) {
+                    // SAFETY: the features are enabled here; the rest is the caller's promise.
+                    unsafe { work.run() }
+                }
+                // SAFETY: the caller's promise.
+                unsafe { inner(work) }
+            }
+        }
+    };
+}
+target!(Avx2, Avx2, "avx2,fma,f16c");
+target!(Avx2Vnni, Avx2, "avx2,fma,f16c,avxvnni");
+target!(Avx512, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+target!(Avx512Vnni, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512vnni");
+target!(Avx512Bf16, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16");
+
+mod dots;
+
 // SAFETY (all blocks below): the trait's contract promises the instruction set and valid pointers.
 
 impl Simd for Avx2 {
     type V = __m256;
-    type B = __m256;
     const LANES: usize = 8;
-    const BF16_STEP: usize = 8;
-    const BF16_INPUT: bool = false;
-    type I = __m256i;
-    const Q8_OFFSET: i32 = 0;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -104,54 +136,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> Self::B {
-        unsafe {
-            let w = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w))
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V {
-        unsafe { _mm256_fmadd_ps(w, _mm256_loadu_ps(x.cast()), acc) }
-    }
-    #[inline(always)]
-    unsafe fn splat_int(x: i32) -> Self::I {
-        unsafe { _mm256_set1_epi32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load_int(p: *const u8) -> Self::I {
-        unsafe { _mm256_loadu_si256(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn low_nibbles(v: Self::I) -> Self::I {
-        unsafe { _mm256_and_si256(v, _mm256_set1_epi8(0x0F)) }
-    }
-    #[inline(always)]
-    unsafe fn high_nibbles(v: Self::I) -> Self::I {
-        unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(0x0F)) }
-    }
-    #[inline(always)]
-    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        // The pairwise 16-bit sums of unsigned by signed bytes would overflow for weights up to 255. |w| by
-        // x carrying w's sign stays below 2 * 127 * 127.
-        unsafe {
-            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        unsafe {
-            let pairs = _mm256_maddubs_epi16(w, x);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn to_float(v: Self::I) -> Self::V {
-        unsafe { _mm256_cvtepi32_ps(v) }
-    }
-    #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::V {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
@@ -161,7 +145,10 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_bf16_as_f32(p: *const u16) -> Self::V {
-        unsafe { Self::load_bf16(p) }
+        unsafe {
+            let w = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w))
+        }
     }
     #[inline(always)]
     unsafe fn load_i8_as_f32(p: *const i8) -> Self::V {
@@ -171,12 +158,7 @@ impl Simd for Avx2 {
 
 impl Simd for Avx512 {
     type V = __m512;
-    type B = __m512bh;
     const LANES: usize = 16;
-    const BF16_STEP: usize = 32;
-    const BF16_INPUT: bool = true;
-    type I = __m512i;
-    const Q8_OFFSET: i32 = 128;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -241,45 +223,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn reduce_max(v: Self::V) -> f32 {
         unsafe { _mm512_reduce_max_ps(v) }
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> Self::B {
-        unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn dot_bf16(acc: Self::V, w: Self::B, x: *const u8) -> Self::V {
-        unsafe {
-            let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(x.cast()));
-            _mm512_dpbf16_ps(acc, w, x)
-        }
-    }
-    #[inline(always)]
-    unsafe fn splat_int(x: i32) -> Self::I {
-        unsafe { _mm512_set1_epi32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load_int(p: *const u8) -> Self::I {
-        unsafe { _mm512_loadu_si512(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn low_nibbles(v: Self::I) -> Self::I {
-        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(0x0F)) }
-    }
-    #[inline(always)]
-    unsafe fn high_nibbles(v: Self::I) -> Self::I {
-        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(0x0F)) }
-    }
-    #[inline(always)]
-    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
-    }
-    #[inline(always)]
-    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
-    }
-    #[inline(always)]
-    unsafe fn to_float(v: Self::I) -> Self::V {
-        unsafe { _mm512_cvtepi32_ps(v) }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::V {

@@ -1,35 +1,63 @@
 //! Decode: weights are loaded into tiles where they lie (16 rows of a row-major matrix, 64 bytes of each) and read
 //! once for up to three blocks of rows.
 
-use super::{BLOCK, Config, Layout, STEP, TILE_LINES, packed_rows};
-use crate::isa::kernel;
-use crate::project::dense::{self, Results, TILE, Task, Tiles};
-use crate::simd::Simd;
+use super::{BLOCK, Config, Layout, STEP, TILE_LINES, peak};
+use crate::project::form::FormId;
+use crate::project::kernel::{Kernel, Shape, Task, row_block};
+use crate::project::results::{self, Results, TILE, Tiles};
+use crate::simd::{Avx512Vnni, Target, Work};
 use crate::weights::Weights;
 use std::arch::asm;
 
-kernel! {
-    /// Computes a task.
-    pub(super) fn run(task: &Task<'_>) = run_generic
-}
+/// bf16 weights for few rows.
+pub(in crate::project) struct Few;
 
-#[inline(always)]
-unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    // SAFETY: the caller's promise; the tiles are given back so that the system need not save them.
-    unsafe {
-        dense::each_tile::<S, Amx>(task);
-        asm!("tilerelease", options(nostack));
+impl Kernel for Few {
+    fn name(&self) -> &'static str {
+        "matrix tiles of bf16"
+    }
+
+    fn form(&self) -> FormId {
+        FormId::HalfTiles
+    }
+
+    fn cut(&self, shape: Shape, outputs: usize) -> (usize, usize) {
+        (outputs, row_block(shape.stride, BLOCK))
+    }
+
+    unsafe fn run(&self, task: &Task<'_>) {
+        // SAFETY: the caller's promise; matrix tiles come with AVX-512.
+        unsafe { Avx512Vnni::compiled(Run(task)) }
+    }
+
+    unsafe fn peak(&self, rounds: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { peak::rounds(false, rounds) };
+        rounds * peak::OPERATIONS
     }
 }
 
-struct Amx;
+struct Run<'a, 'b>(&'a Task<'b>);
 
-impl Tiles for Amx {
+impl Work for Run<'_, '_> {
     #[inline(always)]
-    unsafe fn tile<S: Simd>(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
+    unsafe fn run(self) {
+        // SAFETY: the caller's promise; the tiles are given back so that the system need not save them.
+        unsafe {
+            results::each_tile::<Few>(self.0);
+            asm!("tilerelease", options(nostack));
+        }
+    }
+}
+
+impl Tiles for Few {
+    type T = Avx512Vnni;
+
+    #[inline(always)]
+    unsafe fn tile(task: &Task<'_>, weights: &Weights, first: usize, count: usize, out: &mut Results) {
         // Up to three blocks of rows share the loaded weights.
-        let std::ops::Range { start, end } = packed_rows(task);
-        let layout = Layout::new(task.input.total, task.input.stride / 2);
+        let std::ops::Range { start, end } = task.input_rows();
+        let layout = Layout::new(task.input.shape.rows, task.input.shape.stride);
         let mut row = start;
         while row < end {
             let mut blocks = [Block::default(); 3];
@@ -37,10 +65,10 @@ impl Tiles for Amx {
             let from = row;
             while n < 3 && row < end {
                 let (inside, index) = (row % BLOCK, row / BLOCK);
-                let size = BLOCK.min(task.input.total - index * BLOCK);
+                let size = BLOCK.min(task.input.shape.rows - index * BLOCK);
                 let rows = (size - inside).min(end - row);
                 let at = 64 * layout.tile(index, 0) + inside * 4;
-                blocks[n] = Block { at: task.input.rows.wrapping_add(at), pitch: layout.pitch(), rows };
+                blocks[n] = Block { at: task.input.at.wrapping_add(at), pitch: layout.pitch(), rows };
                 row += rows;
                 n += 1;
             }

@@ -7,20 +7,23 @@
 //! Loops go over the inner dimension in stretches of [`DEPTH`] blocks. The weights of 16 outputs are unpacked to signed
 //! bytes once a stretch, into a panel that stays in the first-level cache while all rows pass by.
 
-use super::{BLOCK, Config};
+use super::{BLOCK, Config, TASK, peak};
 use crate::SharedMut;
-use crate::isa::kernel;
+use crate::isa::Isa;
 use crate::memory::{Line, Lines};
-use crate::project::Effect;
-use crate::project::dense::{self, TILE, Task};
+use crate::project::form::{self, Form, FormId};
+use crate::project::kernel::{Kernel, Shape, Task};
 use crate::project::packed::block_sum;
+use crate::project::results::{self, TILE};
 use crate::quant::{self, Bits};
-use crate::simd::Simd;
+use crate::simd::{Avx512Vnni, ByteDot, Simd, Target, Work};
 use crate::weights::{WeightType, Weights};
 use std::arch::asm;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
+/// Rows from which matrix tiles are faster than dot products of vectors.
+pub(in crate::project) const LEAST: usize = 16;
 /// Blocks of a stretch.
 const DEPTH: usize = 16;
 /// Lines of a block, of 16 rows or of 16 outputs: 512 bytes, 16 scales, and 16 sums or minima.
@@ -37,7 +40,7 @@ const SUMS: usize = 9;
 /// Where the quantised inputs of some rows lie: `[stretches][groups of 16 rows][DEPTH]` blocks, each `[16 rows][32]` bytes
 /// `[16 rows]` scales and `[16 rows]` sums.
 #[derive(Clone, Copy)]
-pub(in crate::project) struct Layout {
+struct Layout {
     groups: usize,
     blocks: usize,
 }
@@ -80,26 +83,82 @@ impl Layout {
     }
 }
 
+/// 8 bits in blocks of 16 rows, as [`Layout`] says.
+pub(in crate::project) struct ByteTiles;
+
+impl Form for ByteTiles {
+    fn lines(&self, shape: Shape) -> usize {
+        Layout::new(shape.rows, shape.stride).lines()
+    }
+
+    unsafe fn put(&self, isa: Isa, shape: Shape, row: usize, first: usize, part: &[f32], out: SharedMut<Line>) {
+        let layout = Layout::new(shape.rows, shape.stride);
+        for (i, part) in part.chunks_exact(quant::SUPER).enumerate() {
+            let (mut values, mut blocks) = ([0; quant::SUPER], [[0.0; 2]; 2]);
+            // SAFETY: the caller's promise.
+            unsafe { form::quantize(isa, part, &mut values, &mut blocks) };
+            for (b, (values, block)) in values.chunks_exact(quant::BLOCK).zip(blocks).enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { layout.put(row, first / quant::BLOCK + 2 * i + b, values, block, out) };
+            }
+        }
+    }
+}
+
 thread_local! {
     /// Panel and results, kept from task to task.
     static SPACE: RefCell<Lines> = const { RefCell::new(Lines::NONE) };
 }
 
-kernel! {
-    /// Computes a task.
-    pub(in crate::project) fn run(task: &Task<'_>) = run_generic
+/// Weights of 8 or 4 bits for many rows.
+pub(in crate::project) struct Integer;
+
+impl Kernel for Integer {
+    fn name(&self) -> &'static str {
+        "matrix tiles of bytes"
+    }
+
+    fn form(&self) -> FormId {
+        FormId::ByteTiles
+    }
+
+    fn cut(&self, shape: Shape, outputs: usize) -> (usize, usize) {
+        let _ = shape;
+        (outputs.min(TASK.0 / 2), TASK.1)
+    }
+
+    unsafe fn run(&self, task: &Task<'_>) {
+        // SAFETY: the caller's promise; matrix tiles come with AVX-512.
+        unsafe { Avx512Vnni::compiled(Run(task)) }
+    }
+
+    unsafe fn peak(&self, rounds: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { peak::rounds(true, rounds) };
+        rounds * peak::OPERATIONS
+    }
 }
 
+struct Run<'a, 'b>(&'a Task<'b>);
+
+impl Work for Run<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: the caller's promise.
+        unsafe { many(self.0) }
+    }
+}
+
+type S = <Avx512Vnni as Target>::S;
+type B = Avx512Vnni;
+
 #[inline(always)]
-unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    let rows = super::packed_rows(task);
+unsafe fn many(task: &Task<'_>) {
+    let rows = task.input_rows();
     let (first_group, groups) = (rows.start / BLOCK, rows.end.div_ceil(BLOCK) - rows.start / BLOCK);
     let tiles = task.outputs.len().div_ceil(TILE);
-    let layout = Layout::new(task.input.total, task.input.stride);
-    let matrices = match task.effect {
-        Effect::SwiGlu(up) => [Some(task.weights), Some(up)],
-        Effect::Store | Effect::Add => [Some(task.weights), None],
-    };
+    let layout = Layout::new(task.input.shape.rows, task.input.shape.stride);
+    let matrices = task.matrices();
     let count = matrices.iter().flatten().count();
     let mut space = SPACE.take();
     // Results `[matrices][tiles][rows][16 outputs]`: a line a row.
@@ -126,15 +185,15 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
                     fill(weights, task.outputs.start / TILE + tile + i, block, panel);
                 }
                 for group in 0..groups {
-                    let x = task.input.rows.cast::<Line>().wrapping_add(layout.block(first_group + group, block));
+                    let x = task.input.at.cast::<Line>().wrapping_add(layout.block(first_group + group, block));
                     for i in 0..pair {
                         let out = &mut results[((m * tiles + tile + i) * groups + group) * BLOCK..][..BLOCK];
                         let w = panel[i * depth * BLOCK_LINES..].as_ptr();
                         // SAFETY: `depth` blocks of inputs from `x` on and as many of weights in the panel.
                         unsafe {
                             match weights.kind() {
-                                WeightType::Q4Min => multiply::<S, true>(w, x, depth, out.as_mut_ptr().cast()),
-                                _ => multiply::<S, false>(w, x, depth, out.as_mut_ptr().cast()),
+                                WeightType::Q4Min => multiply::<true>(w, x, depth, out.as_mut_ptr().cast()),
+                                _ => multiply::<false>(w, x, depth, out.as_mut_ptr().cast()),
                             }
                         }
                     }
@@ -157,7 +216,7 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
         let of = at..at + rows.len() * TILE;
         let b = b.get(of.clone()).unwrap_or_default();
         // SAFETY: these rows and outputs are the task's, and their results are written.
-        unsafe { dense::take_effect::<S>(task, 0, first, TILE.min(task.outputs.end - first), &mut a[of], b) };
+        unsafe { results::take_effect::<S>(task, 0, first, TILE.min(task.outputs.end - first), &mut a[of], b) };
     }
     SPACE.set(space);
 }
@@ -204,13 +263,13 @@ fn fill(weights: &Weights, tile: usize, block: usize, panel: &mut [Line]) {
 
 /// Adds `depth` blocks of 16 rows x 16 outputs to `out [16 rows][16]`.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MIN: bool>(w: *const Line, x: *const Line, depth: usize, out: *mut f32) {
+unsafe fn multiply<const MIN: bool>(w: *const Line, x: *const Line, depth: usize, out: *mut f32) {
     let mut dots = [[Line::ZERO; BLOCK]; SLOTS];
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [S::zero(); BLOCK];
         for r in 0..BLOCK {
-            acc[r] = S::load(out.add(r * TILE));
+            acc[r] = <S as Simd>::load(out.add(r * TILE));
         }
         for i in 0..depth + LAG {
             if i < depth {
@@ -231,15 +290,15 @@ unsafe fn multiply<S: Simd, const MIN: bool>(w: *const Line, x: *const Line, dep
             if i >= LAG {
                 let i = i - LAG;
                 let (w, x) = (w.add(i * BLOCK_LINES), x.add(i * BLOCK_LINES));
-                let scales = S::load(w.add(SCALES).cast());
+                let scales = <S as Simd>::load(w.add(SCALES).cast());
                 let x_scales = x.add(SCALES).cast::<f32>();
-                let minima = if MIN { S::load(w.add(SUMS).cast()) } else { S::zero() };
+                let minima = if MIN { <S as Simd>::load(w.add(SUMS).cast()) } else { S::zero() };
                 let x_sums = x.add(SUMS).cast::<f32>();
                 for r in 0..BLOCK {
-                    let dot = S::to_float(S::load_int(dots[i % SLOTS].as_ptr().add(r).cast()));
-                    acc[r] = S::fma(dot, S::mul(scales, S::splat(*x_scales.add(r))), acc[r]);
+                    let dot = B::to_float(<B as ByteDot>::load(dots[i % SLOTS].as_ptr().add(r).cast()));
+                    acc[r] = S::fma(dot, S::mul(scales, <S as Simd>::splat(*x_scales.add(r))), acc[r]);
                     if MIN {
-                        acc[r] = S::fma(minima, S::splat(*x_sums.add(r)), acc[r]);
+                        acc[r] = S::fma(minima, <S as Simd>::splat(*x_sums.add(r)), acc[r]);
                     }
                 }
             }

@@ -5,12 +5,12 @@
 //! panel that stays in the first-level cache while all rows pass by from the second. Between stretches the results
 //! are put aside as f32 and taken up again, which changes no bit.
 
-use super::{BLOCK, Config, DEPTH, Layout, STEP, TILE_LINES, packed_rows};
-use crate::isa::kernel;
+use super::{BLOCK, Config, DEPTH, Layout, STEP, TASK, TILE_LINES, peak};
 use crate::memory::{Line, Lines};
-use crate::project::Effect;
-use crate::project::dense::{self, TILE, Task};
-use crate::simd::{Simd, transpose};
+use crate::project::form::FormId;
+use crate::project::kernel::{Kernel, Shape, Task};
+use crate::project::results::{self, TILE};
+use crate::simd::{Avx512Vnni, Simd, Target, Work, transpose};
 use crate::weights::Weights;
 use std::arch::asm;
 use std::cell::RefCell;
@@ -24,21 +24,55 @@ thread_local! {
     static SPACE: RefCell<Lines> = const { RefCell::new(Lines::NONE) };
 }
 
-kernel! {
-    /// Computes a task.
-    pub(super) fn run(task: &Task<'_>) = run_generic
+/// bf16 weights for many rows.
+pub(in crate::project) struct Many;
+
+impl Kernel for Many {
+    fn name(&self) -> &'static str {
+        "matrix tiles of bf16"
+    }
+
+    fn form(&self) -> FormId {
+        FormId::HalfTiles
+    }
+
+    fn cut(&self, shape: Shape, outputs: usize) -> (usize, usize) {
+        // What is worth taking with few rows is too little here.
+        let _ = (shape, outputs);
+        TASK
+    }
+
+    unsafe fn run(&self, task: &Task<'_>) {
+        // SAFETY: the caller's promise; matrix tiles come with AVX-512.
+        unsafe { Avx512Vnni::compiled(Run(task)) }
+    }
+
+    unsafe fn peak(&self, rounds: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { peak::rounds(false, rounds) };
+        rounds * peak::OPERATIONS
+    }
 }
 
+struct Run<'a, 'b>(&'a Task<'b>);
+
+impl Work for Run<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        // SAFETY: the caller's promise.
+        unsafe { many(self.0) }
+    }
+}
+
+type S = <Avx512Vnni as Target>::S;
+
 #[inline(always)]
-unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
-    let rows = packed_rows(task);
+unsafe fn many(task: &Task<'_>) {
+    let rows = task.input_rows();
     let (first_block, blocks) = (rows.start / BLOCK, rows.end.div_ceil(BLOCK) - rows.start / BLOCK);
     let tiles = task.outputs.len().div_ceil(TILE);
     let steps = task.weights.inputs().div_ceil(STEP);
-    let matrices = match task.effect {
-        Effect::SwiGlu(up) => [Some(task.weights), Some(up)],
-        Effect::Store | Effect::Add => [Some(task.weights), None],
-    };
+    let matrices = task.matrices();
     let count = matrices.iter().flatten().count();
     let mut space = SPACE.take();
     let (panel_lines, result_lines) = (2 * DEPTH * TILE_LINES, count * tiles * blocks * TILE_LINES);
@@ -47,7 +81,7 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
     (0..8).for_each(|tile| config.tile(tile, TILE_LINES, 64));
     // SAFETY: a valid configuration: eight tiles of 16 lines.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
-    let layout = Layout::new(task.input.total, task.input.stride / 2);
+    let layout = Layout::new(task.input.shape.rows, task.input.shape.stride);
     let mut step = 0;
     while step < steps {
         let depth = DEPTH.min(steps - step);
@@ -57,7 +91,7 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
                 let pair = 2.min(tiles - tile);
                 for i in 0..pair {
                     let panel = &mut panel[i * depth * TILE_LINES..][..depth * TILE_LINES];
-                    fill::<S>(weights, task.outputs.start + (tile + i) * TILE, task.outputs.end, step, panel);
+                    fill(weights, task.outputs.start + (tile + i) * TILE, task.outputs.end, step, panel);
                 }
                 let w = panel.as_ptr().cast::<u8>();
                 // Meanwhile the weights of the next panel come near.
@@ -73,7 +107,7 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
                             unsafe { S::prefetch(row.wrapping_add(64 * line)) };
                         }
                     }
-                    let x = |i| task.input.rows.wrapping_add(64 * layout.tile(first_block + block + i, step));
+                    let x = |i| task.input.at.wrapping_add(64 * layout.tile(first_block + block + i, step));
                     let at = ((m * tiles + tile) * blocks + block) * TILE_LINES;
                     let part = Part {
                         w: [w, w.wrapping_add(depth * TILE_BYTES)],
@@ -118,7 +152,7 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
             let [a, b] = &mut turned;
             // SAFETY: these rows and outputs are the task's; the results are written (b only where it is read).
             unsafe {
-                dense::take_effect::<S>(
+                results::take_effect::<S>(
                     task,
                     from - rows.start,
                     first,
@@ -135,7 +169,7 @@ unsafe fn run_generic<S: Simd>(task: &Task<'_>) {
 /// Copies 16 outputs from `first` on, for the steps from `step` on, into tiles `[steps][16 outputs][32]`. Outputs from
 /// `end` on and inputs past the last are zeros.
 #[inline(always)]
-fn fill<S: Simd>(weights: &Weights, first: usize, end: usize, step: usize, panel: &mut [Line]) {
+fn fill(weights: &Weights, first: usize, end: usize, step: usize, panel: &mut [Line]) {
     let (width, data) = (weights.inputs(), weights.data());
     for o in 0..TILE {
         if first + o >= end {
@@ -147,10 +181,9 @@ fn fill<S: Simd>(weights: &Weights, first: usize, end: usize, step: usize, panel
             let at = (step + i) * 2 * STEP;
             match row.get(at..at + 64) {
                 // SAFETY: 64 bytes on either side, the instruction set the caller's promise.
-                Some(whole) if S::LANES == 16 => unsafe {
+                Some(whole) => unsafe {
                     S::store(line.0.as_mut_ptr().cast(), S::load(whole.as_ptr().cast()));
                 },
-                Some(whole) => line.0.copy_from_slice(whole),
                 None => {
                     *line = Line::ZERO;
                     let rest = &row[at..];

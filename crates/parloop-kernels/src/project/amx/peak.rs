@@ -1,16 +1,16 @@
-//! What the tile instructions reach from registers, for [`crate::measure`].
+//! What the tile instructions reach from registers.
 
 use super::{BLOCK, Config, STEP};
 use std::arch::asm;
 
 /// Floating-point operations (a multiply and an add are two) of a round of [`rounds`].
-pub(crate) const OPERATIONS: usize = 4 * 2 * BLOCK * BLOCK * STEP;
+pub(super) const OPERATIONS: usize = 4 * 2 * BLOCK * BLOCK * STEP;
 
 /// Four products at a time of 16 x 32 by 32 x 16: of bf16, or of bytes as blocks of 32 allow.
 ///
 /// # Safety
 /// Matrix tiles must be available.
-pub(crate) unsafe fn rounds(bytes: bool, rounds: usize) {
+pub(super) unsafe fn rounds(bytes: bool, rounds: usize) {
     let mut config = Config::new();
     (0..4).for_each(|tile| config.tile(tile, BLOCK, 64));
     let (inputs, lines) = if bytes { (STEP, 8) } else { (64, 16) };
