@@ -56,7 +56,7 @@ pub use score::{Score, score};
 pub use sequence::Sequence;
 pub use turn::{Observer, Outcome, Work};
 
-use parloop_kernels::{Isa, KvPool, KvType, Pool, Projector, Spares};
+use parloop_kernels::{Isa, KvPool, KvType, Machine, Projector, Spares};
 use std::sync::Arc;
 
 /// Sees how far a prompt has come: positions done, positions in all.
@@ -90,9 +90,8 @@ impl Engine {
     /// # Errors
     /// One of the two variables holds something that cannot be used.
     pub fn new(model: Arc<Model>, threads: Option<usize>) -> Result<Self> {
-        let isa = Isa::chosen().map_err(Error::Machine)?;
-        let threads = threads.map_or_else(Pool::default_threads, Ok).map_err(Error::Machine)?;
-        Ok(Self::with_isa(model, threads, isa))
+        let machine = Machine::chosen(threads).map_err(Error::Machine)?;
+        Ok(Self::over(model, Projector::on(machine)))
     }
 
     /// An engine on a given instruction set.
@@ -100,6 +99,11 @@ impl Engine {
     /// # Panics
     /// If this machine lacks `isa`; take it from [`Isa::available`].
     pub fn with_isa(model: Arc<Model>, threads: usize, isa: Isa) -> Self {
+        Self::over(model, Projector::new(isa, threads))
+    }
+
+    /// An engine over threads that exist, such as those that loaded the model.
+    pub fn over(model: Arc<Model>, on: Projector) -> Self {
         let pool = KvPool::unlimited();
         Self {
             model,
@@ -107,7 +111,7 @@ impl Engine {
             pool,
             rows: Vec::new(),
             layer_rows: 0,
-            on: Projector::new(isa, threads),
+            on,
             scratch: pass::Scratch::default(),
             kv_type: KvType::default(),
             x: Vec::new(),

@@ -101,7 +101,7 @@ pub fn attend(on: &mut Projector, heads: usize, q: &[f32], rows: &[Attend<'_>], 
         parts.resize(tasks * spans * size, 0.0);
         let parts = SharedMut::new(&mut parts);
         // SAFETY: as below; each span of a task has a part of its own.
-        on.pool.run(tasks * spans, |i| unsafe { span(isa, &task(i / spans), i % spans, parts.slice(i * size, size)) });
+        on.pool.run(tasks * spans, |i| unsafe { span(&task(i / spans), i % spans, parts.slice(i * size, size)) });
     }
     let run = |i: usize| {
         let ready = parts.get(i * spans * size..(i + 1) * spans * size).unwrap_or_default();
@@ -146,11 +146,6 @@ kernel! {
     fn run(task: &Task<'_>, ready: &[f32], size: usize) = run_generic
 }
 
-kernel! {
-    /// Computes a span of a task's causal branch.
-    fn span(task: &Task<'_>, index: usize, part: &mut [f32]) = span_generic
-}
-
 impl Task<'_> {
     /// Queries of a row.
     fn per_row(&self) -> usize {
@@ -177,8 +172,11 @@ impl Task<'_> {
     }
 }
 
-#[inline(always)]
-unsafe fn span_generic<S: Simd>(task: &Task<'_>, index: usize, part: &mut [f32]) {
+/// Computes a span of a task's causal branch.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn span(task: &Task<'_>, index: usize, part: &mut [f32]) {
     let mut scratch = SCRATCH.take();
     let (q, scores, _) = task.prepare(&mut scratch, 0);
     let rows = &task.rows[task.start..task.end];

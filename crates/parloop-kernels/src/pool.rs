@@ -7,6 +7,7 @@
 
 mod gate;
 
+use crate::isa::Isa;
 use gate::Gate;
 use std::cell::UnsafeCell;
 use std::sync::Arc;
@@ -38,16 +39,26 @@ unsafe impl Sync for Shared {}
 // SAFETY: the tasks it refers to are Sync.
 unsafe impl Send for Shared {}
 
-/// A fixed set of worker threads.
+/// A fixed set of worker threads, and the instructions that they use: for loading, quantising and computing alike.
 pub struct Pool {
+    isa: Isa,
     shared: Arc<Shared>,
     workers: Vec<(Thread, Option<JoinHandle<()>>)>,
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller's included; 0 counts as 1. If the system refuses a thread, the pool
-    /// works with those it got.
+    /// A pool of `threads` threads, the caller's included (0 counts as 1), that use all instructions of the machine.
+    /// If the system refuses a thread, the pool works with those it got.
     pub fn new(threads: usize) -> Self {
+        Self::on(Isa::best(), threads)
+    }
+
+    /// A pool of `threads` threads that use these instructions.
+    ///
+    /// # Panics
+    /// If `isa` is not available on this machine: kernels would be unsound.
+    pub fn on(isa: Isa, threads: usize) -> Self {
+        assert!(Isa::found().has(isa), "{} is not available on this machine", isa.name());
         let extra = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             gate: Gate::new(),
@@ -66,10 +77,10 @@ impl Pool {
                 Err(_) => break,
             }
         }
-        Self { shared, workers }
+        Self { isa, shared, workers }
     }
 
-    /// Physical cores of the machine, or `PARLOOP_THREADS`.
+    /// Physical cores that this process may use (by affinity, and by a container's quota), or `PARLOOP_THREADS`.
     ///
     /// # Errors
     /// The variable is not a number from 1 to 1024.
@@ -81,6 +92,11 @@ impl Pool {
                 _ => Err(format!("PARLOOP_THREADS is \"{text}\", expected a number from 1 to 1024")),
             },
         }
+    }
+
+    /// The instructions in use; guaranteed to be available.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Number of threads, the caller's included.
@@ -189,18 +205,39 @@ impl Drop for Pool {
     }
 }
 
-/// Physical cores as Linux lists them; elsewhere, and where the list is missing, the threads the system offers.
+/// Physical cores among the processors that this process may use, as Linux lists them, but no more than its share of
+/// time (a container's quota, below one core counting as one); elsewhere, and where a list is missing, the threads
+/// that the system offers.
 fn physical_cores() -> usize {
-    let logical = std::thread::available_parallelism().map_or(1, usize::from);
+    // The library looks at the affinity and at the quotas of control groups.
+    let offered = std::thread::available_parallelism().map_or(1, usize::from);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let Some(allowed) = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).and_then(numbers) else {
+        return offered;
+    };
     let mut cores = std::collections::BTreeSet::new();
-    for cpu in 0..logical {
+    for cpu in allowed {
         let read = |what: &str| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{what}"));
         match (read("physical_package_id"), read("core_id")) {
             (Ok(package), Ok(core)) => cores.insert((package, core)),
-            _ => return logical,
+            _ => return offered,
         };
     }
-    cores.len().clamp(1, logical)
+    cores.len().clamp(1, offered)
+}
+
+/// The numbers of a list such as `0-3,8`; none if it is anything else, or absurdly long.
+fn numbers(list: &str) -> Option<Vec<usize>> {
+    let mut all = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        if last >= 1 << 16 || first > last {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all)
 }
 
 #[cfg(test)]
@@ -221,6 +258,17 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 50), "{threads} threads, {tasks} tasks");
             }
         }
+    }
+
+    #[test]
+    fn lists_of_processors_are_read() {
+        assert_eq!(numbers("\t0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(numbers("5"), Some(vec![5]));
+        for odd in ["", "a", "3-1", "0-99999999999", "1,,2"] {
+            assert_eq!(numbers(odd), None, "{odd}");
+        }
+        let offered = std::thread::available_parallelism().map_or(1, usize::from);
+        assert!((1..=offered).contains(&physical_cores()));
     }
 
     #[test]

@@ -10,14 +10,18 @@
 //! | `table` | which kernel serves which weights on which machine |
 //! | `form` | input rows in the forms that kernels take them |
 //! | `results` | tiles of results and what becomes of them |
-//! | `dense`, `packed`, `amx` | the kernels |
+//! | `dense`, `packed`, `panels`, `avx2`, `amx` | the kernels |
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod dense;
 mod form;
 mod kernel;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod results;
 mod table;
 
@@ -149,7 +153,6 @@ const PADDING: usize = quant::SUPER;
 
 /// The pool, the instruction set, and the scratch space of calls.
 pub struct Projector {
-    isa: Isa,
     /// The worker threads, for other calls too.
     pub pool: Pool,
     /// Where the time goes, if asked for.
@@ -171,14 +174,17 @@ impl Projector {
     /// # Panics
     /// If the instruction set is not available on this machine: its kernels would be unsound.
     pub fn on(machine: Machine) -> Self {
-        let Machine { isa, threads, profile } = machine;
-        assert!(Isa::found().has(isa), "{} is not available on this machine", isa.name());
-        Self { isa, pool: Pool::new(threads), profile: Profile::new(profile), prepared: Prepared::default() }
+        Self::over(Pool::on(machine.isa, machine.threads), machine.profile)
+    }
+
+    /// A projector over the threads that have loaded a model, say; `profile` as in [`Machine`].
+    pub fn over(pool: Pool, profile: bool) -> Self {
+        Self { pool, profile: Profile::new(profile), prepared: Prepared::default() }
     }
 
     /// The instruction set in use; guaranteed to be available.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.pool.isa()
     }
 
     /// Multiplies the rows of `x` (each `width` long), after `norm`, with every product's matrix. `op` is the name
@@ -204,7 +210,7 @@ impl Projector {
             return;
         }
         let began = self.profile.start();
-        let isa = self.isa;
+        let isa = self.pool.isa();
         let kernel = |p: &Product<'_>| table::kernel(p.weights.kind(), isa, shape.rows);
         let needed: Vec<FormId> = products.iter().map(|p| kernel(p).form()).collect();
         self.prepared.fill(&mut self.pool, isa, x, width, norm, &needed);
@@ -228,7 +234,7 @@ impl Projector {
         }
         let run = |i: usize| {
             let span = &spans[spans.partition_point(|s| s.first <= i) - 1];
-            // SAFETY: `isa` is available (checked in `on`); the prepared rows live in `self` until the call ends and
+            // SAFETY: `isa` is available (checked by the pool); the prepared rows live in `self` until the call ends and
             // are padded; tasks of a product cover disjoint outputs or rows.
             unsafe { span.kernel.run(&span.task(i)) };
         };
@@ -242,7 +248,7 @@ impl Projector {
 
     /// The inner instruction that products with weights of a type use when they have so many rows.
     pub fn kernel_name(&self, kind: WeightType, rows: usize) -> &'static str {
-        table::kernel(kind, self.isa, rows).name()
+        table::kernel(kind, self.pool.isa(), rows).name()
     }
 
     /// Runs the inner instruction for a weight type and many rows `rounds` times on this thread: how many operations

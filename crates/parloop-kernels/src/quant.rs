@@ -103,12 +103,12 @@ impl Bits {
     }
 }
 
-/// Quantises a block.
+/// Quantises a block; the same on every instruction set, so the portable one serves.
 pub fn quantize(bits: Bits, x: &[f32; BLOCK]) -> Quants {
     let (mut lanes, mut block) = ([[0.0; OUTPUTS]; BLOCK], search::Block::ZERO);
     lanes.iter_mut().zip(x).for_each(|(lanes, x)| lanes[0] = *x);
-    // SAFETY: the chosen instruction set is available.
-    unsafe { search::quantize(Isa::chosen().unwrap_or(Isa::PORTABLE), bits, &lanes, &mut block) };
+    // SAFETY: available everywhere.
+    unsafe { search::quantize(Isa::PORTABLE, bits, &lanes, &mut block) };
     Quants {
         scale: f16::from_f32(block.scales[0]),
         min: f16::from_f32(block.minima[0]),
@@ -156,8 +156,10 @@ fn largest(x: &[f32; BLOCK]) -> f32 {
 }
 
 /// Packs 16 outputs (`rows`, fewer at the end of a matrix) of `inputs` weights each into `out`.
-pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
-    let isa = Isa::chosen().unwrap_or(Isa::PORTABLE);
+///
+/// # Safety
+/// `isa` must be available on this machine.
+pub(crate) unsafe fn pack(isa: Isa, bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
     let (mut x, mut block) = ([[0.0; OUTPUTS]; BLOCK], search::Block::ZERO);
     each_block(bits, inputs, out, |first, out| {
         for (o, row) in rows.iter().enumerate() {
@@ -165,7 +167,7 @@ pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
                 x[o] = *row;
             }
         }
-        // SAFETY: the chosen instruction set is available.
+        // SAFETY: the caller's promise.
         unsafe {
             search::quantize(isa, bits, &x, &mut block);
             write_block(isa, bits, &block, out);
@@ -175,8 +177,17 @@ pub fn pack(bits: Bits, rows: &[&[f32]], inputs: usize, out: &mut [u8]) {
 
 /// Packs 16 outputs (fewer at the end of a matrix) whose blocks are already quantised: `block(o, b)` gives block `b` of
 /// output `o`.
-pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], quants: impl Fn(usize, usize) -> Quants) {
-    let isa = Isa::chosen().unwrap_or(Isa::PORTABLE);
+///
+/// # Safety
+/// `isa` must be available on this machine.
+pub(crate) unsafe fn pack_blocks(
+    isa: Isa,
+    bits: Bits,
+    outputs: usize,
+    inputs: usize,
+    out: &mut [u8],
+    quants: impl Fn(usize, usize) -> Quants,
+) {
     let mut block = search::Block::ZERO;
     each_block(bits, inputs, out, |first, out| {
         for o in 0..outputs {
@@ -184,7 +195,7 @@ pub fn pack_blocks(bits: Bits, outputs: usize, inputs: usize, out: &mut [u8], qu
             (block.scales[o], block.minima[o]) = (scale.to_f32(), min.to_f32());
             block.values.iter_mut().zip(values).for_each(|(to, v)| to[o] = f32::from(v));
         }
-        // SAFETY: the chosen instruction set is available.
+        // SAFETY: the caller's promise.
         unsafe { write_block(isa, bits, &block, out) };
     });
 }
@@ -364,7 +375,8 @@ mod tests {
                     .collect();
                 let refs: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
                 let mut packed = vec![0; bits.packed_bytes(outputs, inputs)];
-                pack(bits, &refs, inputs, &mut packed);
+                // SAFETY: available everywhere.
+                unsafe { pack(Isa::PORTABLE, bits, &refs, inputs, &mut packed) };
                 for (o, row) in rows.iter().enumerate() {
                     let mut out = vec![f32::NAN; inputs];
                     unpack(bits, &packed, o, &mut out);

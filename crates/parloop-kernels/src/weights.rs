@@ -186,6 +186,7 @@ impl Weights {
         pool: &mut Pool,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, WeightsError> {
+        let isa = pool.isa();
         Self::from_tiles(kind, outputs, inputs, pool, |tile, out| {
             let mut rows = vec![vec![0.0; inputs]; tile.len()];
             for (values, i) in rows.iter_mut().zip(tile) {
@@ -198,7 +199,8 @@ impl Weights {
             match kind.bits() {
                 Some(bits) => {
                     let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                    quant::pack(bits, &rows, inputs, out);
+                    // SAFETY: a pool's instruction set is available.
+                    unsafe { quant::pack(isa, bits, &rows, inputs, out) };
                 }
                 None if kind == WeightType::F32 => {
                     out.chunks_exact_mut(4).zip(elements).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
@@ -228,9 +230,10 @@ impl Weights {
             Bits::Four => WeightType::Q4,
             Bits::FourMin => WeightType::Q4Min,
         };
+        let isa = pool.isa();
         Self::from_tiles(kind, outputs, inputs, pool, |tile, out| {
             let bad = std::cell::Cell::new(None);
-            quant::pack_blocks(bits, tile.len(), inputs, out, |o, b| {
+            let checked = |o: usize, b: usize| {
                 let quants = block(tile.start + o, b);
                 for part in [quants.scale, quants.min] {
                     if !part.is_finite() {
@@ -238,7 +241,9 @@ impl Weights {
                     }
                 }
                 quants
-            });
+            };
+            // SAFETY: a pool's instruction set is available.
+            unsafe { quant::pack_blocks(isa, bits, tile.len(), inputs, out, checked) };
             match bad.into_inner() {
                 Some((row, index, value)) => Err(WeightsError::NotFinite { row, index, value }),
                 None => Ok(()),

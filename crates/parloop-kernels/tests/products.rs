@@ -55,7 +55,9 @@ fn every_instruction_set_agrees_with_the_scalar_twin_over_awkward_shapes() {
     for isa in Isa::available() {
         let mut on = Projector::new(isa, 2);
         for kind in KINDS {
-            for (outputs, inputs) in [(1, 1), (3, 5), (16, 32), (17, 33), (61, 24), (100, 129), (5, 1000), (200, 7)] {
+            for (outputs, inputs) in
+                [(1, 1), (3, 5), (16, 32), (17, 33), (61, 24), (100, 129), (5, 1000), (200, 7), (19, 4500)]
+            {
                 let inputs = width(kind, inputs);
                 let w = weights(&mut rng, kind, outputs, inputs);
                 for n in [1, 2, 3, 4, 5, 7, 17, 50] {

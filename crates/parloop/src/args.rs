@@ -198,11 +198,16 @@ fn token_id(text: &str) -> Result<u32, String> {
 /// Show a model's recipe, tensors, sizes and memory
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  parloop inspect\n  parloop inspect out/plt2 --context 8192\n  parloop inspect out/plt2 --json | jq .parameters"
+    after_help = "Examples:\n  parloop inspect\n  parloop inspect out/plt2 --context 8192\n  parloop inspect out/plt2 --json | jq .parameters\n  parloop inspect --machine"
 )]
 pub struct Inspect {
     #[command(flatten)]
     pub model: Model,
+    /// Describe this machine instead: instructions, kernels, threads, caches, read bandwidth, and what is fast on it
+    #[arg(long, conflicts_with_all = ["model", "context"])]
+    pub machine: bool,
+    #[command(flatten)]
+    pub on: Machine,
     /// Tokens for which the memory of keys and values is worked out; the model's context if left out
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
     pub context: Option<u32>,
@@ -371,6 +376,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// What to use of the machine, by these flags and the environment.
+    pub fn chosen(&self) -> anyhow::Result<parloop_kernels::Machine> {
+        parloop_kernels::Machine::chosen(self.threads.map(usize::from)).map_err(anyhow::Error::msg)
+    }
+
     /// The number of threads to use.
     pub fn threads(&self) -> anyhow::Result<usize> {
         let default = || parloop_kernels::Pool::default_threads().map_err(anyhow::Error::msg);

@@ -5,6 +5,7 @@ mod chat;
 mod convert;
 mod demo;
 mod inspect;
+mod machine;
 mod pack;
 #[cfg(feature = "pull")]
 pub mod pull;
@@ -21,7 +22,7 @@ use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
 use parloop::builtin;
 use parloop_engine::{Engine, Model, Passes, PromptProgress};
-use parloop_kernels::{Pool, WeightType};
+use parloop_kernels::{Pool, Projector, WeightType};
 use parloop_model::{Checkpoint, Recipe, Tokenizer};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -75,10 +76,10 @@ fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
 }
 
 /// A checkpoint's model, converted to a weight type if one is given; a bar shows longer conversions.
-fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, threads: usize) -> Result<Model> {
+fn load(checkpoint: &Checkpoint, kind: Option<WeightType>, pool: &mut Pool) -> Result<Model> {
     let converts = kind.is_some() || checkpoint.path().is_some_and(Path::is_file);
     let bar = if converts { ProgressBar::new(0).with_message("converting weights") } else { ProgressBar::hidden() };
-    let model = Model::load(checkpoint, kind, &mut Pool::new(threads), &mut counted(&bar));
+    let model = Model::load(checkpoint, kind, pool, &mut counted(&bar));
     bar.finish_and_clear();
     Ok(model?)
 }
@@ -92,8 +93,10 @@ fn counted(bar: &ProgressBar) -> impl FnMut(usize, usize) {
 }
 
 fn engine(checkpoint: &Checkpoint, weights: &Weights, machine: &Machine) -> Result<Engine> {
-    let threads = machine.threads()?;
-    let mut engine = Engine::new(Arc::new(load(checkpoint, weights.weights, threads)?), Some(threads))?;
+    let chosen = machine.chosen()?;
+    let mut on = Projector::on(chosen);
+    let model = load(checkpoint, weights.weights, &mut on.pool)?;
+    let mut engine = Engine::over(Arc::new(model), on);
     engine.set_kv_type(weights.kv);
     engine.on_progress(prompt_bar());
     Ok(engine)

@@ -64,6 +64,17 @@ fn the_demo_shows_the_idea() {
 }
 
 #[test]
+fn inspect_describes_the_machine_with_the_kernels_that_are_used() {
+    let text = written(&["inspect", "--machine", "--json", "--threads", "1"]);
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let available: Vec<_> = found["available"].as_array().unwrap().iter().collect();
+    assert!(available.contains(&&found["isa"]) && found["threads"] == 1, "{text}");
+    let types: Vec<_> = found["weights"].as_array().unwrap().iter().map(|w| w["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["bf16", "q8", "q4"]);
+    assert!(found["weights"].as_array().unwrap().iter().all(|w| w["kernel_of_one_row"] != ""));
+}
+
+#[test]
 fn inspect_tells_recipe_sizes_and_tensors() {
     let golden = Golden::read("plt3").folder;
     let folder = golden.to_str().unwrap();

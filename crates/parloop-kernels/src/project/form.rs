@@ -47,6 +47,8 @@ pub(super) enum FormId {
     Halves,
     Bytes,
     #[cfg(target_arch = "x86_64")]
+    FloatPairs,
+    #[cfg(target_arch = "x86_64")]
     HalfTiles,
     #[cfg(target_arch = "x86_64")]
     ByteTiles,
@@ -57,6 +59,8 @@ const FORMS: &[(FormId, &dyn Form)] = &[
     (FormId::Floats, &Floats),
     (FormId::Halves, &Halves),
     (FormId::Bytes, &Bytes),
+    #[cfg(target_arch = "x86_64")]
+    (FormId::FloatPairs, &FloatPairs),
     #[cfg(target_arch = "x86_64")]
     (FormId::HalfTiles, &amx::HalfTiles),
     #[cfg(target_arch = "x86_64")]
@@ -83,6 +87,49 @@ impl Form for Floats {
         let rows = out.cast::<f32>();
         // SAFETY: the caller's promise.
         unsafe { rows.slice(row * shape.stride + first, part.len()) }.copy_from_slice(part);
+    }
+}
+
+/// f32, row by row; of every 16 columns first the even ones, then the odd ones.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct FloatPairs;
+
+#[cfg(target_arch = "x86_64")]
+impl FloatPairs {
+    /// Where a row begins, and the bytes from one row to the next.
+    pub fn row(input: Input, row: usize) -> (*const u8, usize) {
+        Floats::row(input, row)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Form for FloatPairs {
+    fn lines(&self, shape: Shape) -> usize {
+        Floats.lines(shape)
+    }
+
+    unsafe fn put(&self, isa: Isa, shape: Shape, row: usize, first: usize, part: &[f32], out: SharedMut<Line>) {
+        // SAFETY: the caller's promise.
+        unsafe { pairs(isa, part, out.cast::<f32>().slice(row * shape.stride + first, part.len())) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+kernel! {
+    /// Even columns before odd ones, 16 at a time.
+    fn pairs(part: &[f32], to: &mut [f32]) = pairs_generic
+}
+
+// Plain code: what the kernel adds is the compiler's leave to use the instruction set.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn pairs_generic<S: Simd>(part: &[f32], to: &mut [f32]) {
+    for (to, part) in to.chunks_exact_mut(16).zip(part.chunks_exact(16)) {
+        for i in 0..8 {
+            to[i] = part[2 * i];
+            to[8 + i] = part[2 * i + 1];
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::args::{Machine, decode_passes};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use parloop_engine::{Engine, Model, Passes, Sequence};
-use parloop_kernels::{KvType, WeightType, measure, memory};
+use parloop_kernels::{KvType, Projector, WeightType, measure, memory};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
 use report::{Format, Report, Row};
 use rounds::{Side, Work};
@@ -187,13 +187,13 @@ fn one_type(
     loops: &[usize],
     report: &mut Report,
 ) -> Result<Vec<Row>> {
-    let threads = args.machine.threads()?;
+    let mut on = Projector::on(args.machine.chosen()?);
     let base = match source {
         Source::Shape(config) => Model::random(config.as_ref().clone(), kind.unwrap_or(WeightType::Bf16))?,
-        Source::Checkpoint(checkpoint) => super::load(checkpoint, kind, threads)?,
+        Source::Checkpoint(checkpoint) => super::load(checkpoint, kind, &mut on.pool)?,
     };
     let kind = base.weight_type();
-    let mut engine = Engine::new(Arc::new(base.with_recipe(recipe(base.config(), 1))?), Some(threads))?;
+    let mut engine = Engine::over(Arc::new(base.with_recipe(recipe(base.config(), 1))?), on);
     engine.set_kv_type(args.kv);
     let peak = measure::peak(engine.projector(), kind);
     report.machine(&engine);

@@ -13,6 +13,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 pub fn inspect(args: &Inspect) -> Result<()> {
+    if args.machine {
+        let text = super::machine::report(&args.on, args.json)?;
+        return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
+    }
     let checkpoint = match checkpoint(&args.model) {
         Ok(checkpoint) => checkpoint,
         Err(error) => {

@@ -1,41 +1,12 @@
 //! Dot products of bytes and of bf16 numbers, with and without instructions of their own.
 
-use super::{Avx2, Avx2Vnni, Avx512, Avx512Bf16, Avx512Vnni};
+use super::{Avx512, Avx512Bf16, Avx512Vnni};
 use crate::simd::{ByteDot, HalfDot};
 use std::arch::x86_64::*;
 
 // SAFETY (all blocks below): the traits' contracts promise the instruction set and valid pointers.
 
-/// What all 256-bit implementations share.
-macro_rules! bytes_256 {
-    () => {
-        type T = Self;
-        type I = __m256i;
-
-        #[inline(always)]
-        unsafe fn splat(x: i32) -> __m256i {
-            unsafe { _mm256_set1_epi32(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const u8) -> __m256i {
-            unsafe { _mm256_loadu_si256(p.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn low_nibbles(v: __m256i) -> __m256i {
-            unsafe { _mm256_and_si256(v, _mm256_set1_epi8(0x0F)) }
-        }
-        #[inline(always)]
-        unsafe fn high_nibbles(v: __m256i) -> __m256i {
-            unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(0x0F)) }
-        }
-        #[inline(always)]
-        unsafe fn to_float(v: __m256i) -> __m256 {
-            unsafe { _mm256_cvtepi32_ps(v) }
-        }
-    };
-}
-
-/// What all 512-bit implementations share.
+/// What both implementations share.
 macro_rules! bytes_512 {
     () => {
         type T = Self;
@@ -64,50 +35,14 @@ macro_rules! bytes_512 {
     };
 }
 
-impl ByteDot for Avx2 {
-    const Q8_OFFSET: i32 = 0;
-    bytes_256!();
-
-    #[inline(always)]
-    unsafe fn dot_q8(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // The pairwise 16-bit sums of unsigned by signed bytes would overflow for weights up to 255. |w| by
-        // x carrying w's sign stays below 2 * 127 * 127.
-        unsafe {
-            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn dot_q4(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        unsafe {
-            let pairs = _mm256_maddubs_epi16(w, x);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-}
-
-impl ByteDot for Avx2Vnni {
-    const Q8_OFFSET: i32 = 128;
-    bytes_256!();
-
-    #[inline(always)]
-    unsafe fn dot_q8(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        unsafe { _mm256_dpbusd_avx_epi32(acc, w, x) }
-    }
-    #[inline(always)]
-    unsafe fn dot_q4(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        unsafe { _mm256_dpbusd_avx_epi32(acc, w, x) }
-    }
-}
-
 impl ByteDot for Avx512 {
     const Q8_OFFSET: i32 = 0;
     bytes_512!();
 
     #[inline(always)]
     unsafe fn dot_q8(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        // As with 256 bits; x takes on w's sign where w is negative (where w is 0, x does not matter).
+        // The pairwise 16-bit sums of unsigned by signed bytes would overflow for weights up to 255. |w| by x carrying
+        // w's sign stays below 2 * 127 * 127 (where w is 0, x does not matter).
         unsafe {
             let w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
             let signed = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
