@@ -1,0 +1,139 @@
+//! What stands around completions: health, models, tokens, figures.
+
+use super::chat::render;
+use super::fields::{Fields, short};
+use super::object;
+use crate::app::App;
+use crate::error::ApiError;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+pub(crate) async fn version() -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
+    let config = app.model.config();
+    Json(json!({
+        "model": app.name,
+        "n_ctx": config.max_position_embeddings,
+        "vocab_size": config.vocab_size,
+        "recipe": config.recipe.describe(),
+        "weights": app.model.weight_type().name(),
+        "chat": app.template.is_some(),
+        "total_slots": app.most,
+    }))
+}
+
+fn entry(app: &App) -> Value {
+    let config = app.model.config();
+    json!({
+        "id": app.name,
+        "object": "model",
+        "created": app.created,
+        "owned_by": "parloop",
+        "max_model_len": config.max_position_embeddings,
+        "meta": { "n_ctx_train": config.max_position_embeddings, "n_vocab": config.vocab_size, "loops": config.recipe.count },
+    })
+}
+
+pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(json!({ "object": "list", "data": [entry(&app)], "models": [{ "name": app.name, "model": app.name }] }))
+}
+
+pub(crate) async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    if id != app.name {
+        let message = format!("the model \"{id}\" is not served here, \"{}\" is", app.name);
+        return Err(ApiError::new(StatusCode::NOT_FOUND, message).code("model_not_found"));
+    }
+    Ok(Json(entry(&app)))
+}
+
+/// The text of a request under either of the names that clients use.
+fn text<'a>(fields: &Fields<'a>) -> Result<&'a str, ApiError> {
+    let Some(value) = fields.get("content").or_else(|| fields.get("prompt")) else {
+        return Err(ApiError::field("content", "it is missing"));
+    };
+    value.as_str().ok_or_else(|| ApiError::field("content", format!("{} is no string", short(value))))
+}
+
+pub(crate) async fn tokenize(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let body = object(&headers, &body)?;
+    let fields = Fields(&body);
+    let tokenizer = app.model.tokenizer().ok_or_else(|| ApiError::field("content", "the model has no tokenizer"))?;
+    let special = fields.get("add_special").or_else(|| fields.get("add_special_tokens"));
+    let ids = match special.and_then(Value::as_bool) {
+        Some(false) => tokenizer.encode_bare(text(&fields)?)?,
+        _ => tokenizer.encode(text(&fields)?)?,
+    };
+    let context = app.model.config().max_position_embeddings;
+    Ok(Json(json!({ "count": ids.len(), "max_model_len": context, "tokens": ids })))
+}
+
+pub(crate) async fn detokenize(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let body = object(&headers, &body)?;
+    let Some(Value::Array(ids)) = Fields(&body).get("tokens") else {
+        return Err(ApiError::field("tokens", "it is missing, or no list of ids"));
+    };
+    let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    let ids: Option<Vec<u32>> = ids.iter().map(id).collect();
+    let ids = ids.ok_or_else(|| ApiError::field("tokens", "not all of them are ids"))?;
+    if !ids.is_empty() {
+        app.model.config().check_tokens(&ids).map_err(|e| ApiError::field("tokens", e))?;
+    }
+    let tokenizer = app.model.tokenizer().ok_or_else(|| ApiError::field("tokens", "the model has no tokenizer"))?;
+    let text = tokenizer.decode(&ids)?;
+    Ok(Json(json!({ "content": text, "prompt": text })))
+}
+
+pub(crate) async fn apply_template(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let body = object(&headers, &body)?;
+    let (text, ids) = render(&app, &Fields(&body))?;
+    Ok(Json(json!({ "prompt": text, "tokens": ids })))
+}
+
+/// Figures in the text form that Prometheus reads.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> String {
+    let (counters, load) = (&app.worker.counters, app.worker.counters.load());
+    let read = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+    let rows: [(&str, &str, &str, u64); 11] = [
+        ("requests_total", "counter", "requests taken", read(&counters.requests)),
+        ("requests_failed_total", "counter", "requests that failed", read(&counters.failed)),
+        ("requests_cancelled_total", "counter", "requests whose client went away", read(&counters.cancelled)),
+        ("requests_put_back_total", "counter", "requests computed again for want of memory", load.put_back),
+        ("requests_running", "gauge", "requests being computed", load.running as u64),
+        ("requests_waiting", "gauge", "requests that wait", load.waiting as u64),
+        ("tokens_prompt_total", "counter", "tokens of prompts", read(&counters.prompt_tokens)),
+        ("tokens_written_total", "counter", "tokens written", read(&counters.written_tokens)),
+        ("tokens_cached_total", "counter", "tokens of prompts taken from the cache", read(&counters.cached_tokens)),
+        ("turns_total", "counter", "passes over the weights", read(&counters.turns)),
+        ("kv_bytes", "gauge", "bytes of keys and values in use, cached ones included", load.kv_bytes as u64),
+    ];
+    let mut out = String::new();
+    for (name, kind, help, value) in rows {
+        let _ = writeln!(out, "# HELP parloop_{name} {help}\n# TYPE parloop_{name} {kind}\nparloop_{name} {value}");
+    }
+    out
+}
