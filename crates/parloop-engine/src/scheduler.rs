@@ -40,8 +40,11 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(u64);
 
-/// The log-probability of a token of a prompt and the most likely ones in its place; nothing for the first.
-pub type PromptLogprob = Option<(f32, Vec<(u32, f32)>)>;
+/// The log-probability of a token, and the most likely ones in its place with theirs.
+pub type Logprob = (f32, Vec<(u32, f32)>);
+
+/// That of a token of a prompt; the first has none.
+pub type PromptLogprob = Option<Logprob>;
 
 /// What became of a request in a turn.
 #[derive(Debug)]
@@ -242,7 +245,7 @@ impl<'m> Scheduler<'m> {
 
     /// Lets requests that wait begin.
     fn admit(&mut self) {
-        while self.running.len() < self.limits.running && !(self.full && !self.running.is_empty()) {
+        while self.running.len() < self.limits.running && (!self.full || self.running.is_empty()) {
             let Some(mut job) = self.waiting.pop_front() else { return };
             job.begin(&self.engine, self.cache.as_mut());
             self.running.push(job);
@@ -280,7 +283,8 @@ impl<'m> Scheduler<'m> {
 struct Scores {
     /// For each piece of work, the tokens whose log-probabilities are wanted, and how many of the most likely.
     jobs: Vec<Option<(Vec<u32>, usize)>>,
-    taken: Vec<(usize, usize, (f32, Vec<(u32, f32)>))>,
+    /// Work, position, and what the token there got.
+    taken: Vec<(usize, usize, Logprob)>,
 }
 
 impl Observer for Scores {

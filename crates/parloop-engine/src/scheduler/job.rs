@@ -1,6 +1,6 @@
 //! One request on its way.
 
-use super::{Answer, Event, PromptLogprob, Request, RequestId};
+use super::{Answer, Event, Logprob, PromptLogprob, Request, RequestId};
 use crate::turn::Work;
 use crate::{Continuation, Engine, Finish, Model, PrefixCache, Prompt, Result, Sequence, Want};
 
@@ -60,7 +60,7 @@ impl<'m> Job<'m> {
         Some((self.request.prompt.clone(), top))
     }
 
-    pub fn scored(&mut self, position: usize, score: (f32, Vec<(u32, f32)>)) {
+    pub fn scored(&mut self, position: usize, score: Logprob) {
         if let Some(place) = self.logprobs.get_mut(position) {
             *place = Some(score);
         }

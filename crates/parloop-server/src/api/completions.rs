@@ -93,9 +93,10 @@ fn prompts(app: &App, fields: &Fields<'_>) -> Result<Vec<Vec<u32>>, ApiError> {
     if prompts.len() > PROMPTS {
         return Err(ApiError::field("prompt", format!("{} prompts, at most {PROMPTS} are taken", prompts.len())));
     }
-    for prompt in &prompts {
-        let checked = app.model.config().check_tokens(prompt);
-        checked.map_err(|e| ApiError::field("prompt", e))?;
+    // One that is too long is refused with the words for that, in `Fields::request`.
+    let context = app.model.config().max_position_embeddings;
+    for prompt in prompts.iter().filter(|p| p.len() <= context) {
+        app.model.config().check_tokens(prompt).map_err(|e| ApiError::field("prompt", e))?;
     }
     Ok(prompts)
 }

@@ -121,8 +121,7 @@ impl<'a> Fields<'a> {
                  available context size: shorten it",
                 prompt.len()
             );
-            let error = ApiError::new(StatusCode::BAD_REQUEST, message).code("context_length_exceeded");
-            return Err(ApiError { param: Some("messages".into()), ..error });
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, message).code("context_length_exceeded"));
         }
         let defaults = &app.defaults;
         let sampling = SampleOptions {
