@@ -2,10 +2,11 @@
 follow from them.
 
     python families.py write ../families     # (re)create the folders
-    python families.py llama ../families     # hold the llama ones against Hugging Face's own code (needs transformers)
+    python families.py write ../families qwen    # only those whose names begin so
+    python families.py check ../families     # hold the plain ones against Hugging Face's own code (needs transformers)
 
 One function a family maps its configuration onto the recipe of looped_reference.py; `forward` is that file's forward
-with what it lacks: biases, sandwich norms, RoPE scaling and the exit gate. Float64, no caches.
+with what it lacks: biases, norms of queries and keys, sandwich norms, RoPE scaling and the exit gate. Float64, no caches.
 """
 import json, math, re, sys
 from pathlib import Path
@@ -25,13 +26,27 @@ def plain(c, **loop):
     ours |= dict(num_key_value_heads=c.get("num_key_value_heads") or heads, head_dim=c.get("head_dim") or c["hidden_size"] // heads,
                  rope_theta=c.get("rope_theta") or scaling["rope_theta"], tie_word_embeddings=c.get("tie_word_embeddings", False),
                  max_position_embeddings=c["max_position_embeddings"], attention_bias=c.get("attention_bias", False),
-                 mlp_bias=c.get("mlp_bias", False), rope_scaling=scaling, sandwich=False, exit=None)
+                 mlp_bias=c.get("mlp_bias", False), rope_scaling=scaling, sandwich=False, exit=None, qk_norms=False,
+                 output_bias=c.get("attention_bias", False))
     base = dict(count=1, shift=False, embedding_scale=None, hidden_scale=1.0, norm=False, kv="per_loop", local=None)
     return ours | dict(loop=base | loop)
 
 
 def llama(c):
     return plain(c)
+
+
+def mistral(c):
+    assert c["sliding_window"] is None or c["sliding_window"] >= c["max_position_embeddings"]
+    return plain(c)
+
+
+def qwen2(c):
+    return plain(c) | dict(attention_bias=True, output_bias=False)
+
+
+def qwen3(c):
+    return plain(c) | dict(qk_norms=True)
 
 
 def iquestpltcoder(c):
@@ -56,7 +71,7 @@ def nanbeige(c):
     return plain(c, count=c["num_loops"], norm=not c["skip_loop_final_norm"])
 
 
-FAMILIES = dict(llama=llama, iquestpltcoder=iquestpltcoder, iquestloopcoder=iquestloopcoder, ouro=ouro, nanbeige=nanbeige)
+FAMILIES = dict(llama=llama, mistral=mistral, qwen2=qwen2, qwen3=qwen3, iquestpltcoder=iquestpltcoder, iquestloopcoder=iquestloopcoder, ouro=ouro, nanbeige=nanbeige)
 
 
 def our_names(w):
@@ -127,8 +142,9 @@ def forward(w, c, ids):
         for n in range(c["num_hidden_layers"]):
             p = f"model.layers.{n}."
             u = norm(x, p + "input_layernorm")
-            q = rope(linear(u, p + "self_attn.q_proj", attention).view(T, H, D), positions, c)
-            k = rope(linear(u, p + "self_attn.k_proj", attention).view(T, G, D), positions, c)
+            head_norm = lambda y, name: norm(y, p + name) if c["qk_norms"] else y
+            q = rope(head_norm(linear(u, p + "self_attn.q_proj", attention).view(T, H, D), "self_attn.q_norm"), positions, c)
+            k = rope(head_norm(linear(u, p + "self_attn.k_proj", attention).view(T, G, D), "self_attn.k_norm"), positions, c)
             v = linear(u, p + "self_attn.v_proj", attention).view(T, G, D)
             if r == 0:
                 shared[n] = k, v
@@ -143,7 +159,7 @@ def forward(w, c, ids):
                     gate = torch.einsum("thd,hd->th", q, w[g + ".weight"]) + w[g + ".bias"]
                 gate = gate.sigmoid()[..., None]
                 y = gate * y + (1 - gate) * ref.attend(q, k, v, loop["local"]["left"])
-            y = linear(y.reshape(T, -1), p + "self_attn.o_proj", attention)
+            y = linear(y.reshape(T, -1), p + "self_attn.o_proj", c["output_bias"])
             x = x + (norm(y, p + "input_layernorm_2") if c["sandwich"] else y)
             u = norm(x, p + "post_attention_layernorm")
             y = linear(F.silu(linear(u, p + "mlp.gate_proj", mlp)) * linear(u, p + "mlp.up_proj", mlp), p + "mlp.down_proj", mlp)
@@ -172,8 +188,14 @@ def random_weights(c, seed):
     w = ref.random_weights(c, seed)
     g = torch.Generator().manual_seed(1000 + seed)
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
-    for name in [k for k in w if re.search(r"\.[qkvo]_proj\.", k) and c["attention_bias"] or ".mlp." in k and c["mlp_bias"]]:
+    biased = lambda k: (re.search(r"\.[qkv]_proj\.", k) and c["attention_bias"] or ".o_proj." in k and c["output_bias"]
+                        or ".mlp." in k and c["mlp_bias"])
+    for name in [k for k in w if biased(k)]:
         w[name.replace(".weight", ".bias")] = 0.5 * normal(len(w[name]))
+    if c["qk_norms"]:
+        for n in range(c["num_hidden_layers"]):
+            for name in ["q_norm", "k_norm"]:
+                w[f"model.layers.{n}.self_attn.{name}.weight"] = 1 + 0.3 * normal(c["head_dim"])
     if c["sandwich"]:
         for n in range(c["num_hidden_layers"]):
             for name in ["input_layernorm_2", "post_attention_layernorm_2"]:
@@ -203,6 +225,12 @@ NANBEIGE = SIZES | dict(model_type="nanbeige", architectures=["NanbeigeForCausal
                         loop_loss_weights=[], skip_loop_final_norm=False, pretraining_tp=1, pad_token_id=0)
 LLAMA = SIZES | dict(model_type="llama", architectures=["LlamaForCausalLM"], head_dim=16, rms_norm_eps=1e-5, rope_theta=10000.0,
                      attention_bias=False, mlp_bias=False, eos_token_id=2, pretraining_tp=1)
+MISTRAL = SIZES | dict(model_type="mistral", architectures=["MistralForCausalLM"], rms_norm_eps=1e-5, rope_theta=1000000.0, eos_token_id=2,
+                       sliding_window=None, head_dim=16)
+QWEN = SIZES | dict(rms_norm_eps=1e-6, rope_theta=1000000.0, eos_token_id=2, use_sliding_window=False, sliding_window=None,
+                    max_window_layers=2)
+QWEN2 = {k: v for k, v in QWEN.items() if k != "head_dim"} | dict(model_type="qwen2", architectures=["Qwen2ForCausalLM"])
+QWEN3 = QWEN | dict(model_type="qwen3", architectures=["Qwen3ForCausalLM"], head_dim=16, attention_bias=False, rope_scaling=None)
 CASES = {
     "iquestpltcoder": (PLT, None, 70),
     "iquestpltcoder-loop-gate-proj": (PLT | dict(plt_num_loops=3, plt_window_size=[3, 0], torch_dtype="bfloat16", plt_emb_scale=0.5,
@@ -224,6 +252,10 @@ CASES = {
     "llama-yarn-factors": ({k: v for k, v in LLAMA.items() if k != "rope_theta"}
                            | dict(rope_parameters=dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, original_max_position_embeddings=32,
                                                        beta_fast=8.0, beta_slow=2.0, mscale=1.0, mscale_all_dim=0.5, truncate=False)), None, 40),
+    "mistral": (MISTRAL, None, 24),
+    "qwen2": (QWEN2, None, 24),
+    "qwen2-tied": (QWEN2 | dict(tie_word_embeddings=True, sliding_window=512, use_sliding_window=True, torch_dtype="bfloat16"), None, 24),
+    "qwen3": (QWEN3, None, 24),
 }
 
 
@@ -234,8 +266,10 @@ def their_names(w, spelling):
     return {k.replace("self_attn.plt_gate.", spelling) if spelling else k: v for k, v in w.items()}
 
 
-def write(out):
+def write(out, only=""):
     for i, (name, (c, spelling, length)) in enumerate(CASES.items()):
+        if not name.startswith(only):
+            continue
         ours = FAMILIES[c["model_type"]](c)
         dtype = dict(float32=torch.float32, bfloat16=torch.bfloat16)[c["torch_dtype"]]
         w = {k: v.to(dtype) for k, v in their_names(random_weights(ours, 200 + i), spelling).items()}
@@ -245,7 +279,7 @@ def write(out):
         ids = torch.randint(0, c["vocab_size"], (length,), generator=torch.Generator().manual_seed(i))
         mapped = {k: v.double() for k, v in our_names(w).items()}
         logits = forward(mapped, ours, ids)
-        if not (ours["attention_bias"] or ours["mlp_bias"] or ours["sandwich"] or ours["rope_scaling"]):
+        if not any(ours[k] for k in ["attention_bias", "mlp_bias", "sandwich", "rope_scaling", "qk_norms"]):
             assert (logits - ref.forward(mapped, ours, ids)[0]).abs().max() < 1e-10, "differs from looped_reference.py"
         folder = Path(out) / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -255,10 +289,10 @@ def write(out):
         print(f"{name:30} {len(w)} tensors, largest logit {logits.abs().max():.3f}")
 
 
-def check_llama(out):
+def check(out):
     import transformers
-    for folder in sorted(Path(out).glob("llama*")):
-        model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    for folder in sorted(f for kind in ["llama", "mistral", "qwen"] for f in Path(out).glob(kind + "*")):
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
         expected = load_file(str(folder / "expected.safetensors"))
         with torch.no_grad():
             logits = model(expected["ids"][None]).logits[0]
@@ -268,4 +302,4 @@ def check_llama(out):
 
 
 if __name__ == "__main__":
-    dict(write=write, llama=check_llama)[sys.argv[1]](sys.argv[2])
+    dict(write=write, check=check)[sys.argv[1]](*sys.argv[2:])

@@ -7,55 +7,13 @@ use crate::{Error, Result};
 use parloop_kernels::ops::Rope;
 use parloop_kernels::weights::WeightsError;
 use parloop_kernels::{Pool, WeightType, Weights};
-use parloop_model::{Block, Checkpoint, GateKind, ModelConfig, Stops, Tokenizer, rope, tensors};
+use parloop_model::layer::{FeedForward, LayerParts, Part};
+use parloop_model::tensors::{self, Role, Spec};
+use parloop_model::{Checkpoint, Extras, ModelConfig, Stops, Tokenizer};
 use std::sync::Arc;
 
-/// The gate of G-SWA in one layer.
-pub(crate) struct Gate {
-    pub kind: GateKind,
-    /// `[H, d]` (hidden gate) or `[H, D]` (query gate), always f32.
-    pub weight: Weights,
-    /// The same values as numbers, for the query gate's dot products.
-    pub values: Vec<f32>,
-    /// `[H]`
-    pub bias: Vec<f32>,
-    /// `[d]`; empty for the query gate.
-    pub norm: Vec<f32>,
-}
-
-/// Vectors added to the results of a layer's products; empty where the model has none.
-#[derive(Default)]
-pub(crate) struct Biases {
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
-    pub v: Vec<f32>,
-    pub o: Vec<f32>,
-    pub ff_gate: Vec<f32>,
-    pub ff_up: Vec<f32>,
-    pub ff_down: Vec<f32>,
-}
-
-/// Norms of the results of a layer's two branches, `[d]` each.
-pub(crate) struct Sandwich {
-    pub attention: Vec<f32>,
-    pub feed_forward: Vec<f32>,
-}
-
-/// One physical layer.
-pub(crate) struct Layer {
-    pub input_norm: Vec<f32>,
-    pub q: Weights,
-    pub k: Weights,
-    pub v: Weights,
-    pub o: Weights,
-    pub gate: Option<Gate>,
-    pub post_norm: Vec<f32>,
-    pub ff_gate: Weights,
-    pub ff_up: Weights,
-    pub ff_down: Weights,
-    pub biases: Biases,
-    pub sandwich: Option<Sandwich>,
-}
+/// One physical layer: its matrices, and as numbers its norms, biases and the weight of a query gate.
+pub(crate) type Layer = LayerParts<Weights, Vec<f32>>;
 
 /// A model's weights as the kernels use them. f32 and bf16 matrices stay where the checkpoint has them.
 pub struct Model {
@@ -71,7 +29,7 @@ pub struct Model {
 }
 
 fn rotation(config: &ModelConfig) -> Rope {
-    let (frequencies, factor) = rope::frequencies(config);
+    let (frequencies, factor) = config.frequencies();
     Rope::new(frequencies, factor)
 }
 
@@ -112,7 +70,9 @@ impl Model {
             }
         };
         let packed = Packed::open(checkpoint, kind, pool)?;
-        let total = 7 * config.num_hidden_layers + 1;
+        let parts = LayerParts::of(&config);
+        let products = parts.matrices().filter(|part| part.role == Role::Matrix).count();
+        let total = products * config.num_hidden_layers + 1;
         let mut done = 0;
         let mut matrix = |name: &str| -> Result<Weights> {
             let tensor = checkpoint.tensor(name)?;
@@ -132,61 +92,19 @@ impl Model {
             progress(done, total);
             Ok(weights)
         };
-        let mut layer = |n: usize| -> Result<Layer> {
-            let name = |ending: &str| tensors::layer(n, ending);
-            let gate = match config.recipe.local {
-                None => None,
-                Some(local) => {
-                    let weight = name("self_attn.plt_gate.weight");
-                    let (values, heads) = (vector(&weight)?, config.num_attention_heads);
-                    Some(Gate {
-                        kind: local.gate,
-                        weight: Weights::from_f32(heads, values.len() / heads, &values)
-                            .map_err(|source| Error::Weights { name: weight, source })?,
-                        values,
-                        bias: vector(&name("self_attn.plt_gate.bias"))?,
-                        norm: match local.gate {
-                            GateKind::Hidden => vector(&name("self_attn.plt_gate.gate_norm.weight"))?,
-                            GateKind::Query => Vec::new(),
-                        },
-                    })
-                }
-            };
-            let bias = |product: &str, there: bool| match there {
-                true => vector(&name(&format!("{product}.bias"))),
-                false => Ok(Vec::new()),
-            };
-            let (attention, mlp) = (config.block.attention_bias, config.block.mlp_bias);
-            Ok(Layer {
-                biases: Biases {
-                    q: bias("self_attn.q_proj", attention)?,
-                    k: bias("self_attn.k_proj", attention)?,
-                    v: bias("self_attn.v_proj", attention)?,
-                    o: bias("self_attn.o_proj", attention)?,
-                    ff_gate: bias("mlp.gate_proj", mlp)?,
-                    ff_up: bias("mlp.up_proj", mlp)?,
-                    ff_down: bias("mlp.down_proj", mlp)?,
-                },
-                sandwich: match config.block.sandwich_norms {
-                    false => None,
-                    true => Some(Sandwich {
-                        attention: vector(&name("input_layernorm_2.weight"))?,
-                        feed_forward: vector(&name("post_attention_layernorm_2.weight"))?,
-                    }),
-                },
-                input_norm: vector(&name("input_layernorm.weight"))?,
-                q: matrix(&name("self_attn.q_proj.weight"))?,
-                k: matrix(&name("self_attn.k_proj.weight"))?,
-                v: matrix(&name("self_attn.v_proj.weight"))?,
-                o: matrix(&name("self_attn.o_proj.weight"))?,
-                gate,
-                post_norm: vector(&name("post_attention_layernorm.weight"))?,
-                ff_gate: matrix(&name("mlp.gate_proj.weight"))?,
-                ff_up: matrix(&name("mlp.up_proj.weight"))?,
-                ff_down: matrix(&name("mlp.down_proj.weight"))?,
-            })
+        let mut part = |spec: &Spec| match spec.role {
+            // Small, and errors in it act on everything.
+            Role::Gate => {
+                let values = vector(&spec.name)?;
+                Weights::from_f32(spec.shape[0], spec.shape[1], &values)
+                    .map_err(|source| Error::Weights { name: spec.name.clone(), source })
+            }
+            _ => matrix(&spec.name),
         };
-        let layers = (0..config.num_hidden_layers).map(&mut layer).collect::<Result<Vec<_>>>()?;
+        let layers: Result<Vec<Layer>> = (0..config.num_hidden_layers)
+            .map(|n| parts.specs(n).try_map(&mut part, |spec| vector(&spec.name)))
+            .collect();
+        let layers = layers?;
         Ok(Self {
             head: matrix(if config.tie_word_embeddings { tensors::EMBEDDING } else { tensors::HEAD })?,
             embedding: Embedding::Stored(checkpoint.tensor(tensors::EMBEDDING)?.clone()),
@@ -209,44 +127,36 @@ impl Model {
     /// The configuration is out of range or does not suit the type, or there is not enough memory.
     pub fn random(config: ModelConfig, kind: WeightType) -> Result<Self> {
         config.validate()?;
-        if config.block != Block::default() || config.recipe.exit.is_some() {
+        if config.extras != Extras::default() || config.recipe.exit.is_some() {
             let message = "random weights are only made for plain blocks, without biases, sandwich norms, RoPE scaling \
                            or exit gate";
             return Err(Error::Input(message.into()));
         }
-        let (d, ff, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
-        let (q, kv) = (config.query_width(), config.kv_width());
-        if let (Some(_), Some(inputs)) = (kind.bits(), [d, ff, q].into_iter().find(|n| !n.is_multiple_of(32))) {
+        let (d, parts) = (config.hidden_size, LayerParts::of(&config));
+        let inputs = parts.matrices().filter(|part| part.role == Role::Matrix).map(|part| part.shape[1]);
+        if let (Some(_), Some(inputs)) = (kind.bits(), inputs.into_iter().find(|n| !n.is_multiple_of(32))) {
             return Err(Error::Weights {
                 name: "of the random model".into(),
                 source: WeightsError::Blocks { kind: kind.name(), inputs },
             });
         }
-        let gate = |n: u64, local: parloop_model::Local| -> std::io::Result<Gate> {
-            let width = if local.gate == GateKind::Hidden { d } else { config.head_dim };
-            let weight = Weights::random(WeightType::F32, heads, width, n)?;
-            let mut values = vec![0.0; heads * width];
-            values.chunks_exact_mut(width).enumerate().for_each(|(i, row)| weight.row(i, row));
-            let norm = if local.gate == GateKind::Hidden { vec![1.0; d] } else { Vec::new() };
-            Ok(Gate { kind: local.gate, weight, values, bias: vec![0.0; heads], norm })
+        let random = |n: usize, part: &Part, kind| -> std::io::Result<Weights> {
+            // A number of its own for each matrix that a layer may have, whatever this model has.
+            let drawn = |part: &&Part| matches!(part.role, Role::Matrix | Role::Gate);
+            let i = LayerParts::every().iter().filter(drawn).position(|p| p.name == part.name).unwrap_or(0);
+            Weights::random(kind, part.shape[0], part.shape[1], (16 * n + 1 + i) as u64)
         };
         let layer = |n: usize| -> std::io::Result<Layer> {
-            let seed = 16 * n as u64;
-            let matrix = |i: u64, outputs, inputs| Weights::random(kind, outputs, inputs, seed + i);
-            Ok(Layer {
-                input_norm: vec![1.0; d],
-                q: matrix(1, q, d)?,
-                k: matrix(2, kv, d)?,
-                v: matrix(3, kv, d)?,
-                o: matrix(4, d, q)?,
-                gate: config.recipe.local.map(|local| gate(seed + 5, local)).transpose()?,
-                post_norm: vec![1.0; d],
-                ff_gate: matrix(6, ff, d)?,
-                ff_up: matrix(7, ff, d)?,
-                ff_down: matrix(8, d, ff)?,
-                biases: Biases::default(),
-                sandwich: None,
-            })
+            let matrix = |part: &Part| random(n, part, if part.role == Role::Gate { WeightType::F32 } else { kind });
+            let vector = |part: &Part| {
+                let mut values = vec![if part.role == Role::Norm { 1.0 } else { 0.0 }; part.shape.iter().product()];
+                if part.role == Role::Gate {
+                    let weight = random(n, part, WeightType::F32)?;
+                    values.chunks_exact_mut(part.shape[1]).enumerate().for_each(|(i, row)| weight.row(i, row));
+                }
+                Ok(values)
+            };
+            parts.try_map(matrix, vector)
         };
         let memory = |e| Error::Machine(format!("there is not enough memory for the random weights: {e}"));
         Ok(Self {
@@ -270,7 +180,7 @@ impl Model {
     /// The recipe is out of range, or needs a gate that the model lacks.
     pub fn with_recipe(&self, recipe: parloop_model::Recipe) -> Result<Self> {
         recipe.validate()?;
-        let (has, needs) = (self.layers[0].gate.as_ref().map(|g| g.kind), recipe.local.map(|l| l.gate));
+        let (has, needs) = (self.layers[0].gate.as_ref().map(|g| g.kind()), recipe.local.map(|l| l.gate));
         if needs.is_some() && has != needs {
             return Err(Error::Input("the recipe needs gate tensors that the model lacks".into()));
         }
@@ -315,15 +225,18 @@ impl Model {
 
     /// The type of the layers' matrices; the head may have another.
     pub fn weight_type(&self) -> WeightType {
-        self.layers[0].ff_up.kind()
+        let FeedForward::Dense { up_proj, .. } = &self.layers[0].feed_forward;
+        up_proj.weight.kind()
     }
 
     /// Number of weights in matrices: each is one multiply and add for a row.
     pub fn matrix_weights(&self) -> usize {
-        let size = |w: &Weights| w.outputs() * w.inputs();
-        let layer =
-            |l: &Layer| [&l.q, &l.k, &l.v, &l.o, &l.ff_gate, &l.ff_up, &l.ff_down].map(size).iter().sum::<usize>();
-        self.layers.iter().map(layer).sum::<usize>() + size(&self.head)
+        self.matrices().map(|w| w.outputs() * w.inputs()).sum()
+    }
+
+    /// What rows are multiplied with, layer by layer, then the head.
+    fn matrices(&self) -> impl Iterator<Item = &Weights> {
+        self.layers.iter().flat_map(Layer::matrices).chain([&self.head])
     }
 
     /// Bytes of the head's weights.
@@ -333,10 +246,6 @@ impl Model {
 
     /// Bytes of weights that one pass over the layers and the head reads.
     pub fn bytes_per_pass(&self) -> usize {
-        let layer = |l: &Layer| {
-            let gate = l.gate.as_ref().map_or(0, |g| g.weight.bytes());
-            [&l.q, &l.k, &l.v, &l.o, &l.ff_gate, &l.ff_up, &l.ff_down].iter().map(|w| w.bytes()).sum::<usize>() + gate
-        };
-        self.layers.iter().map(layer).sum::<usize>() + self.head.bytes()
+        self.matrices().map(Weights::bytes).sum()
     }
 }

@@ -5,15 +5,16 @@
 //! the checkpoint. Loading maps it and uses it in place.
 //!
 //! ```text
-//! "plppack1"  zeros to the next multiple of 4096
+//! "plppack2"  zeros to the next multiple of 4096
 //! matrices    each from a multiple of 4096 on
 //! index       JSON: whose weights these are; name, type, shape, place and checksums of every matrix
-//! trailer     checksum of the index  length of the index u64  "plppack1"
+//! trailer     checksum of the index  length of the index u64  "plppack2"
 //! ```
 //!
 //! Checksums are XXH3 of 128 bits, of every 8 MB of a matrix, and are held against the file on every load: that costs
 //! one read, which decode does with every token.
 
+use crate::error::PackedFault;
 use crate::files::{bad, begins_with, io, replace};
 use crate::stored;
 use crate::{Error, Result};
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use twox_hash::xxhash3_128::Hasher;
 
 /// The first and the last bytes; the digit changes whenever the content comes to mean something else.
-const MAGIC: &[u8; 8] = b"plppack1";
+const MAGIC: &[u8; 8] = b"plppack2";
 /// Where matrices begin.
 const ALIGN: usize = 4096;
 /// Bytes of a checksum's share of a matrix.
@@ -118,8 +119,7 @@ pub fn write(
         .filter(|(_, tensor, kind)| !stored::in_place(tensor.dtype, *kind))
         .collect();
     if matrices.is_empty() {
-        let message = "the matrices are used where the checkpoint has them, there is nothing to pack; give --weights";
-        return Err(Error::Input(message.into()));
+        return Err(Error::NothingToPack);
     }
     let count = matrices.len();
     let bytes = replace(&path, |beside| {
@@ -170,13 +170,11 @@ impl Packed {
         let Some(path) = path(checkpoint, kind).filter(|path| path.exists()) else { return Ok(None) };
         let source = Arc::new(MappedFile::open(&path)?);
         let data: &[u8] = (*source).as_ref();
-        let Some(text) = index_of(data) else {
-            return Err(bad(&path, "is cut or holds no packed weights; run `parloop pack` again, or delete it"));
-        };
-        let index: Index = serde_json::from_slice(text)
-            .map_err(|e| bad(&path, format!("has an index that cannot be read: {e}; run `parloop pack` again")))?;
+        let fail = |fault| Error::Packed { path: path.clone(), fault };
+        let text = index_of(data).ok_or_else(|| fail(PackedFault::Cut))?;
+        let index: Index = serde_json::from_slice(&text).map_err(|e| fail(PackedFault::Index(e)))?;
         if index.checkpoint != fingerprint(checkpoint)? {
-            return Err(bad(&path, "was packed from other weights; run `parloop pack` again, or delete it"));
+            return Err(fail(PackedFault::OtherWeights));
         }
         let mut pieces = Vec::new();
         for m in &index.matrices {
@@ -184,7 +182,7 @@ impl Packed {
             let pairs = place.map(|data| (data.chunks(PIECE), &m.checksums));
             match pairs {
                 Some((chunks, sums)) if chunks.len() == sums.len() => pieces.extend(chunks.zip(sums)),
-                _ => return Err(bad(&path, format!("has no room for {}; run `parloop pack` again", m.name))),
+                _ => return Err(fail(PackedFault::NoRoom { matrix: m.name.clone() })),
             }
         }
         let damaged = AtomicBool::new(false);
@@ -194,7 +192,7 @@ impl Packed {
             }
         });
         if damaged.into_inner() {
-            return Err(bad(&path, "is damaged: a checksum does not fit; run `parloop pack` again, or delete it"));
+            return Err(fail(PackedFault::Damaged));
         }
         Ok(Some(Self { path, index, source }))
     }
@@ -206,16 +204,12 @@ impl Packed {
     pub fn weights(&self, name: &str, tensor: &Tensor, kind: WeightType) -> Result<Option<Weights>> {
         let Some(m) = self.index.matrices.iter().find(|m| m.name == name) else { return Ok(None) };
         if (m.kind.as_str(), m.outputs, m.inputs) != (kind.name(), tensor.rows(), tensor.width()) {
-            let message = format!(
-                "holds {name} as {} {} x {}, expected {} {} x {}; run `parloop pack` again",
-                m.kind,
-                m.outputs,
-                m.inputs,
-                kind.name(),
-                tensor.rows(),
-                tensor.width()
-            );
-            return Err(bad(&self.path, message));
+            let fault = PackedFault::OtherShape {
+                matrix: name.into(),
+                found: format!("{} {} x {}", m.kind, m.outputs, m.inputs),
+                expected: format!("{} {} x {}", kind.name(), tensor.rows(), tensor.width()),
+            };
+            return Err(Error::Packed { path: self.path.clone(), fault });
         }
         let range = m.offset..m.offset + m.bytes;
         let weights = Weights::in_place(kind, m.outputs, m.inputs, self.source.clone(), range)
@@ -224,8 +218,8 @@ impl Packed {
     }
 }
 
-/// The index of a whole file.
-fn index_of(data: &[u8]) -> Option<&[u8]> {
+/// The index of a whole file, copied: another process may write the file while it is read.
+fn index_of(data: &[u8]) -> Option<Vec<u8>> {
     let (rest, trailer) = data.split_last_chunk::<TRAILER>()?;
     let (sum, trailer) = trailer.split_first_chunk::<16>()?;
     let (length, magic) = trailer.split_first_chunk::<8>()?;
@@ -233,8 +227,8 @@ fn index_of(data: &[u8]) -> Option<&[u8]> {
     if magic != MAGIC || !data.starts_with(MAGIC) || length > LIMIT {
         return None;
     }
-    let text = &rest[rest.len().checked_sub(length as usize)?..];
-    (Hasher::oneshot(text).to_le_bytes() == *sum).then_some(text)
+    let text = rest[rest.len().checked_sub(length as usize)?..].to_vec();
+    (Hasher::oneshot(&text).to_le_bytes() == *sum).then_some(text)
 }
 
 /// The matrices that rows are multiplied with, by name.
@@ -245,12 +239,12 @@ fn matrices(checkpoint: &Checkpoint) -> Result<Vec<(String, &Tensor)>> {
     specs.map(|spec| Ok((spec.name.clone(), checkpoint.tensor(&spec.name)?))).collect()
 }
 
-/// Whose weights these are: the configuration, and of every matrix name, type, shape and 16 rows as they are stored.
+/// Whose weights these are: of every matrix name, type, shape and 16 rows as they are stored. Nothing else is in the
+/// file, so nothing else can make it wrong.
 ///
 /// It guards against mistakes (another model, another training step), not against forgery, and reads some 30 MB.
 fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let mut hash = Hasher::new();
-    hash.write(checkpoint.config().to_json().as_bytes());
     for (name, tensor) in matrices(checkpoint)? {
         hash.write(format!("{name} {} {:?}", tensor.dtype.name(), tensor.shape).as_bytes());
         stored::telling_rows(tensor.rows()).for_each(|i| hash.write(tensor.row_bytes(i)));

@@ -145,7 +145,7 @@ impl Embedding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parloop_model::gguf::blocks;
+    use parloop_model::dtype::codec;
     use std::sync::Arc;
 
     /// A tensor of 21 rows of pseudo-random values, stored as `kind`.
@@ -158,7 +158,7 @@ mod tests {
             })
             .collect();
         let mut bytes = vec![0; 21 * kind.row_bytes(width).unwrap()];
-        blocks::encode(kind, &values, &mut bytes);
+        codec::encode(kind, &values, &mut bytes);
         let range = 0..bytes.len();
         Tensor::new(kind, vec![21, width], Arc::new(bytes), range).unwrap()
     }

@@ -7,10 +7,12 @@
 
 mod functions;
 mod guard;
+mod literal;
 mod python;
 mod source;
 
 use crate::{Error, Result};
+pub use literal::Rendered;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value as Jinja};
@@ -121,7 +123,9 @@ impl ChatTemplate {
         environment.remove_global("debug");
         for (name, text) in [(DEFAULT, Some(&source.template)), (TOOL_USE, source.tool_use.as_ref())] {
             if let Some(text) = text {
-                let text = guard::guarded(&source::without_generation_tags(text))
+                // Line ends are read as Jinja2 reads them.
+                let text = text.replace("\r\n", "\n").replace('\r', "\n");
+                let text = guard::guarded(&source::without_generation_tags(&text))
                     .map_err(|what| Error::Input(format!("the chat template cannot be read: {what}")))?;
                 environment.add_template_owned(name, text).map_err(fail)?;
             }

@@ -12,52 +12,25 @@ mod write;
 pub use names::Mismatch;
 pub use write::{CheckpointWriter, TensorCopy, TensorData, ToWrite};
 
-use crate::chat::ChatSource;
-use crate::family::{self, Family};
-use crate::mapped::Source;
-use crate::{ChatTemplate, Error, GenerationDefaults, ModelConfig, Result, Stops, Tokenizer, gguf};
+pub use crate::bytes::SharedBytes;
+use crate::family::{self, Description, Family, Notes};
+use crate::text::TextSettings;
+use crate::{ChatTemplate, Error, ModelConfig, Result, Stops, Tokenizer, gguf};
 pub use crate::{DType, Tensor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Bytes that several owners may read: a mapped file, a part of the program, or memory.
-pub type SharedBytes = Arc<dyn Source>;
 
 /// An opened checkpoint: configuration, tokenizer and checked tensors.
 #[derive(Debug)]
 pub struct Checkpoint {
     config: ModelConfig,
     family: &'static Family,
+    notes: Notes,
     tokenizer: Option<Tokenizer>,
     tensors: HashMap<String, Tensor>,
     unused: Vec<String>,
     settings: TextSettings,
     path: Option<PathBuf>,
-}
-
-/// What a checkpoint says about text beyond its tokenizer.
-#[derive(Clone, Debug, Default)]
-pub struct TextSettings {
-    /// The chat template and the special tokens it may name.
-    pub chat: Option<ChatSource>,
-    /// The text of the token that ends a text.
-    pub eos_token: Option<String>,
-    /// How text is to be generated.
-    pub generation: GenerationDefaults,
-}
-
-impl TextSettings {
-    /// What the files of a folder say.
-    fn read(folder: &Path, config: &ModelConfig) -> Result<Self> {
-        let path = folder.join(crate::tokenizer::CONFIG);
-        let tokenizer = if path.exists() { crate::tokenizer::read_object(&path)? } else { Default::default() };
-        Ok(Self {
-            chat: ChatSource::read(folder, &tokenizer)?,
-            eos_token: crate::chat::special_tokens(&tokenizer).remove("eos_token"),
-            generation: GenerationDefaults::read(folder, config)?,
-        })
-    }
 }
 
 impl Checkpoint {
@@ -67,17 +40,25 @@ impl Checkpoint {
     /// A file is missing, cut, too large or inconsistent, or a tensor is missing, superfluous, or of another type or
     /// shape than the configuration says; the message names the file or tensor.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_ignoring(path, &[])
+    }
+
+    /// [`Checkpoint::open`]; keys of `config.json` in `ignored` count as absent, whatever they say.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_ignoring(path: &Path, ignored: &[String]) -> Result<Self> {
         if path.is_file() {
             let file = gguf::read(path)?;
-            let model = Self::new(file.config, file.family, file.tensors, file.tokenizer)?;
+            let model = Self::new(file.described, file.tensors, file.tokenizer)?;
             return Ok(Self { path: Some(path.to_owned()), settings: file.settings, ..model });
         }
         let folder = &resolve(path)?;
-        let (config, family) = family::read(folder)?;
+        let described = family::read(folder, ignored)?;
         let found = files::open_folder(folder)?;
-        let tokenizer = Tokenizer::read(folder, &config)?;
-        let settings = TextSettings::read(folder, &config)?;
-        Ok(Self { settings, path: Some(folder.clone()), ..Self::new(config, family, found, tokenizer)? })
+        let tokenizer = Tokenizer::read(folder, &described.config)?;
+        let settings = TextSettings::read(folder, &described.config)?;
+        Ok(Self { settings, path: Some(folder.clone()), ..Self::new(described, found, tokenizer)? })
     }
 
     /// A checkpoint whose parts are already in memory, such as the built-in model: `config.json` text, the bytes of
@@ -86,10 +67,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_parts(config: &str, weights: SharedBytes, tokenizer: Option<Tokenizer>) -> Result<Self> {
-        let (config, family) = family::parse(config)?;
+        let described = family::parse(config)?;
         let mut found = HashMap::new();
         files::add_tensors(Path::new("(built-in weights)"), weights, &mut found)?;
-        Self::new(config, family, found, tokenizer)
+        Self::new(described, found, tokenizer)
     }
 
     /// A checkpoint of f32 values in memory: name, shape and elements of every tensor.
@@ -109,19 +90,14 @@ impl Checkpoint {
             };
             found.insert(name, tensor);
         }
-        let family = family::named(&config.model_type)?;
-        Self::new(config, family, found, tokenizer)
+        Self::new(Description { config, family: family::own(), notes: Notes::default() }, found, tokenizer)
     }
 
     /// Names the tensors as we do and holds them against the configuration.
-    fn new(
-        config: ModelConfig,
-        family: &'static Family,
-        found: HashMap<String, Tensor>,
-        tokenizer: Option<Tokenizer>,
-    ) -> Result<Self> {
+    fn new(described: Description, found: HashMap<String, Tensor>, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let Description { config, family, notes } = described;
         let (tensors, unused) = names::check(&config, family, found)?;
-        Ok(Self { config, family, tokenizer, tensors, unused, settings: TextSettings::default(), path: None })
+        Ok(Self { config, family, notes, tokenizer, tensors, unused, settings: TextSettings::default(), path: None })
     }
 
     /// The model's configuration.
@@ -132,6 +108,11 @@ impl Checkpoint {
     /// Whose form the checkpoint has.
     pub fn family(&self) -> &'static Family {
         self.family
+    }
+
+    /// What its `config.json` says besides the model.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// Tensors that the checkpoint holds though nothing needs them, such as stored rotary frequencies.
@@ -157,22 +138,22 @@ impl Checkpoint {
         self.settings.chat.as_ref().map(ChatTemplate::new).transpose()
     }
 
-    /// The folder's files that say how text is handled, to be copied beside the tokenizer's own: name and content.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn companions(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
-        let Some(folder) = &self.path else { return Ok(Vec::new()) };
-        let names = [crate::tokenizer::CONFIG, crate::generation::FILE, crate::chat::FILE];
-        let found = names.into_iter().filter(|name| folder.join(name).exists());
-        found.map(|name| Ok((name, crate::tokenizer::read_bytes(&folder.join(name))?))).collect()
+    /// The files of a folder that say how text is handled, those of the tokenizer among them: name and content.
+    pub fn text_files(&self) -> Vec<(&'static str, Vec<u8>)> {
+        self.settings.files(self.tokenizer.as_ref())
+    }
+
+    /// The same model with other words about text: what another checkpoint says, or a program.
+    #[must_use]
+    pub fn with_settings(self, settings: TextSettings) -> Self {
+        Self { settings, ..self }
     }
 
     /// The tokens that end a text.
     pub fn stops(&self) -> Stops {
-        let TextSettings { chat, eos_token, generation } = &self.settings;
-        let template = chat.as_ref().map(|c| c.template.as_str());
-        Stops::new(&self.config, generation, self.tokenizer.as_ref(), eos_token.as_deref(), template)
+        let template = self.settings.chat.as_ref().map(|c| c.template.as_str());
+        let TextSettings { generation, .. } = &self.settings;
+        Stops::new(&self.config, generation, self.tokenizer.as_ref(), self.settings.eos_token(), template)
     }
 
     /// The folder or file that was opened, after resolving a training folder; `None` for a model in memory.

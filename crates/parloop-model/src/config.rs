@@ -1,17 +1,9 @@
-//! The description of a model, and `config.json`, from which it is read.
-//!
-//! Our own checkpoints hold a Llama configuration with `"model_type": "parloop"` and one object `loop`; those of other
-//! families are mapped onto the same description by [`crate::family`].
+//! The description of a model, validated: what everything behind the reading of files works with.
 
-mod fields;
+pub use crate::fields::TokenIds;
 
-pub(crate) use fields::{Fields, is_off};
-
-use crate::rope::RopeScaling;
-use crate::{Error, Recipe, Result, family};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::path::Path;
+use crate::rope::{self, MAX_CONTEXT, RopeScaling};
+use crate::{Error, Recipe, Result};
 
 /// Sizes above which a configuration is refused before anything is allocated.
 mod limits {
@@ -21,17 +13,10 @@ mod limits {
     pub const HEADS: usize = 1 << 14;
 }
 
-/// The longest context that a configuration may claim.
-pub(crate) const MAX_CONTEXT: usize = 1 << 26;
-
-/// The shape of a looped model. Field names are those of our `config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A looped model: its sizes, its numbers, what it adds to the plain block, and its recipe. The feed-forward's
+/// activation is SiLU. Field names are those of `config.json`, which [`crate::family`] reads and writes.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// Always `parloop`: other families are described in our terms once they are read.
-    pub model_type: String,
-    /// Hugging Face's class name; informative.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub architectures: Vec<String>,
     /// V, rows of the embedding and of the head.
     pub vocab_size: usize,
     /// d, the width of the residual stream.
@@ -55,156 +40,107 @@ pub struct ModelConfig {
     /// Whether the head is the embedding matrix.
     pub tie_word_embeddings: bool,
     /// First token of a text, if the model uses one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token_id: Option<u32>,
     /// Token(s) that end a text.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub eos_token_id: Option<TokenIds>,
-    /// Activation of the feed-forward: `silu`.
-    pub hidden_act: String,
-    /// Type the checkpoint was written in; informative, each tensor says its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub torch_dtype: Option<String>,
     /// What the model adds to the plain block.
-    #[serde(flatten)]
-    pub block: Block,
+    pub extras: Extras,
     /// The loop recipe.
-    #[serde(rename = "loop")]
     pub recipe: Recipe,
-    /// Whatever else the file holds; [`ModelConfig::validate`] refuses what would change the model.
-    #[serde(flatten)]
-    pub other: serde_json::Map<String, Value>,
+}
+
+/// The sizes that a model is made of; the other fields of a [`ModelConfig`] have usual values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// V, rows of the embedding and of the head.
+    pub vocab_size: usize,
+    /// d, the width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the SwiGLU feed-forward.
+    pub intermediate_size: usize,
+    /// N, physical layers.
+    pub num_hidden_layers: usize,
+    /// H, query heads.
+    pub num_attention_heads: usize,
+    /// G, key/value heads; divides H.
+    pub num_key_value_heads: usize,
+    /// D, the size of a head; even.
+    pub head_dim: usize,
 }
 
 /// What a model adds to the plain pre-norm Llama block. By default nothing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Block {
-    /// Vectors added to the results of `q_proj`, `k_proj`, `v_proj` and `o_proj`.
-    #[serde(skip_serializing_if = "is_false")]
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Extras {
+    /// Vectors added to the results of `q_proj`, `k_proj` and `v_proj`.
     pub attention_bias: bool,
+    /// A vector added to the result of `o_proj`.
+    pub attention_output_bias: bool,
     /// Vectors added to the results of `gate_proj`, `up_proj` and `down_proj`.
-    #[serde(skip_serializing_if = "is_false")]
     pub mlp_bias: bool,
+    /// RMSNorms of each query head and of each key head, over D, before RoPE (Qwen3).
+    pub qk_norms: bool,
     /// A second norm in each branch, before its result joins the residual stream (Ouro):
     /// `x += input_layernorm_2(Attn(input_layernorm(x)))`, and likewise `post_attention_layernorm_2` after the
     /// feed-forward.
-    #[serde(skip_serializing_if = "is_false")]
     pub sandwich_norms: bool,
     /// Changed rotary frequencies, for longer contexts.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
 }
 
-impl Block {
+impl Extras {
     /// What is added, in a few words; `None` where nothing is.
     pub fn describe(&self) -> Option<String> {
         let scaling = self.rope_scaling.map(|scaling| format!("RoPE scaling {}", scaling.name()));
-        let parts: Vec<String> = [
+        let attention = match (self.attention_bias, self.attention_output_bias) {
+            (true, true) => Some("biases in attention".into()),
+            (true, false) => Some("biases of queries, keys and values".into()),
+            (false, true) => Some("a bias of attention's output".into()),
+            (false, false) => None,
+        };
+        let added: Vec<String> = [
+            self.qk_norms.then(|| "norms of queries and keys".into()),
             self.sandwich_norms.then(|| "sandwich norms".into()),
-            self.attention_bias.then(|| "biases in attention".into()),
+            attention,
             self.mlp_bias.then(|| "biases in the feed-forward".into()),
             scaling,
         ]
         .into_iter()
         .flatten()
         .collect();
-        (!parts.is_empty()).then(|| parts.join(", "))
+        (!added.is_empty()).then(|| added.join(", "))
     }
 }
-
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-/// One id or several, as configuration files have it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum TokenIds {
-    /// A single id.
-    One(u32),
-    /// A list of ids.
-    Many(Vec<u32>),
-}
-
-impl TokenIds {
-    /// The ids as a slice.
-    pub fn as_slice(&self) -> &[u32] {
-        match self {
-            Self::One(id) => std::slice::from_ref(id),
-            Self::Many(ids) => ids,
-        }
-    }
-}
-
-/// Keys of Hugging Face configurations that do not change what is computed here.
-const HARMLESS: [&str; 21] = [
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "attention_dropout",
-    "auto_map",
-    "dtype",
-    "id2label",
-    "initializer_range",
-    "is_decoder",
-    "is_llama_config",
-    "label2id",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "pretraining_tp",
-    "problem_type",
-    "return_dict",
-    "transformers.js_config",
-    "transformers_version",
-    "unk_token_id",
-    "use_cache",
-];
-
-/// Keys that are harmless only while they are absent, null, false or empty.
-const MUST_BE_OFF: [&str; 9] = [
-    "is_encoder_decoder",
-    "layer_types",
-    "qk_norm",
-    "quantization",
-    "quantization_config",
-    "rope_interleaved",
-    "sliding_window",
-    "use_qk_norm",
-    "use_sliding_window",
-];
 
 impl ModelConfig {
-    /// Reads and validates `config.json` in a checkpoint folder, of any [`family`].
-    ///
-    /// # Errors
-    /// The file is missing, too large, not JSON, or describes something that cannot be computed; the message names
-    /// the file and the field.
-    pub fn read(folder: &Path) -> Result<Self> {
-        Ok(family::read(folder)?.0)
-    }
-
-    /// Parses and validates the text of a `config.json` of any [`family`].
-    ///
-    /// # Errors
-    /// As [`ModelConfig::read`], without the file's name.
-    pub fn from_json(text: &str) -> Result<Self> {
-        Ok(family::parse(text)?.0)
-    }
-
-    /// [`ModelConfig::from_json`] of a value that is parsed already.
-    ///
-    /// # Errors
-    /// As [`ModelConfig::from_json`].
-    pub fn from_value(value: Value) -> Result<Self> {
-        Ok(family::describe(value)?.0)
-    }
-
-    /// The configuration as the text of our own `config.json`.
-    pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
+    /// A model of these sizes under a recipe: a plain block, epsilon 1e-5, rotary base 10000, a context of 4096 tokens,
+    /// a head of its own, no special tokens. Set what is to be otherwise.
+    pub fn new(sizes: Sizes, recipe: Recipe) -> Self {
+        let Sizes {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+        } = sizes;
+        Self {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10000.0,
+            max_position_embeddings: 4096,
+            tie_word_embeddings: false,
+            bos_token_id: None,
+            eos_token_id: None,
+            extras: Extras::default(),
+            recipe,
+        }
     }
 
     /// Checks every size and relation, so that later code may rely on them.
@@ -248,9 +184,6 @@ impl ModelConfig {
         if !(self.rope_theta.is_finite() && self.rope_theta >= 1.0) {
             return Err(Error::Config(format!("rope_theta is {}, expected at least 1", self.rope_theta)));
         }
-        if self.hidden_act != "silu" {
-            return Err(Error::Config(format!("hidden_act is \"{}\", expected \"silu\"", self.hidden_act)));
-        }
         for id in self.bos_token_id.iter().chain(self.eos_ids()) {
             if *id as usize >= self.vocab_size {
                 return Err(Error::Config(format!(
@@ -259,13 +192,53 @@ impl ModelConfig {
                 )));
             }
         }
-        for (key, value) in &self.other {
-            if !(HARMLESS.contains(&key.as_str()) || MUST_BE_OFF.contains(&key.as_str()) && is_off(value)) {
-                return Err(fields::unknown(key, value));
-            }
-        }
-        self.block.rope_scaling.map_or(Ok(()), |scaling| scaling.validate(self.rope_theta))?;
+        self.extras.rope_scaling.map_or(Ok(()), |scaling| scaling.validate(self.rope_theta))?;
         self.recipe.validate()
+    }
+
+    /// Whether this is a plain transformer: one loop, no window, no exit gate. Its recipe says nothing else then.
+    pub fn is_plain(&self) -> bool {
+        let Recipe { count, local, exit, .. } = &self.recipe;
+        *count == 1 && local.is_none() && exit.is_none()
+    }
+
+    /// What decides, beside the tensors, which numbers come out, as text: two models of the same tensors and the same
+    /// text compute the same. Neither special tokens nor the length of the context are part of it.
+    pub fn computed(&self) -> String {
+        // Written out in full, so that a new field cannot be forgotten here.
+        let Self {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            rms_norm_eps,
+            rope_theta,
+            max_position_embeddings: _,
+            tie_word_embeddings,
+            bos_token_id: _,
+            eos_token_id: _,
+            extras,
+            recipe,
+        } = self;
+        let sizes = [
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+        ];
+        let recipe = if self.is_plain() { &Recipe::vanilla() } else { recipe };
+        format!("{sizes:?} {rms_norm_eps} {rope_theta} {tie_word_embeddings} {extras:?} {recipe:?}")
+    }
+
+    /// The rotary frequencies of this model ([`rope::frequencies`]).
+    pub fn frequencies(&self) -> (Vec<f64>, f32) {
+        rope::frequencies(self.head_dim, self.rope_theta, self.extras.rope_scaling)
     }
 
     /// H x D, the width of the query projection.
@@ -304,94 +277,6 @@ impl ModelConfig {
                 self.vocab_size - 1
             ))),
             None => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn golden() -> Value {
-        serde_json::from_str(include_str!("../../../tests/goldens/plt2/config.json")).unwrap()
-    }
-
-    fn parse(change: impl Fn(&mut Value)) -> Result<ModelConfig> {
-        let mut value = golden();
-        change(&mut value);
-        ModelConfig::from_json(&value.to_string())
-    }
-
-    #[test]
-    fn the_goldens_config_survives_a_round_trip() {
-        let config = parse(|_| {}).unwrap();
-        assert_eq!(config, ModelConfig::from_json(&config.to_json()).unwrap());
-        assert_eq!(config.eos_ids(), [2]);
-    }
-
-    #[test]
-    fn every_bad_field_is_refused_by_name() {
-        let cases: [(&str, Value, &str); 20] = [
-            ("vocab_size", 0.into(), "is 0"),
-            ("vocab_size", (1u64 << 40).into(), "expected 1 to"),
-            ("hidden_size", (-3).into(), "is -3, expected a whole number"),
-            ("hidden_size", "wide".into(), "is \"wide\", expected a whole number"),
-            ("hidden_size", 24.5.into(), "is 24.5, expected a whole number"),
-            ("hidden_size", Value::Null, "has no hidden_size"),
-            ("tie_word_embeddings", 1.into(), "is 1, expected true or false"),
-            ("num_key_value_heads", 3.into(), "divisor"),
-            ("head_dim", 7.into(), "even"),
-            ("num_hidden_layers", 1_000_000.into(), "expected 1 to"),
-            ("rms_norm_eps", 0.0.into(), "positive"),
-            ("rope_theta", 0.5.into(), "at least 1"),
-            ("hidden_act", "gelu".into(), "\"gelu\", expected \"silu\""),
-            ("eos_token_id", 61.into(), "special token has id 61"),
-            ("eos_token_id", "end".into(), "is \"end\", expected a token id or a list"),
-            ("model_type", "mystery".into(), "\"mystery\", expected"),
-            ("loop", 2.into(), "is 2, expected an object"),
-            ("qk_norm", true.into(), "will not ignore"),
-            ("sliding_window", 128.into(), "will not ignore"),
-            ("surprise", "x".repeat(1000).into(), "xxx..., which this version does not know"),
-        ];
-        for (field, value, words) in cases {
-            let message = match parse(|c| c[field] = value.clone()) {
-                Ok(_) => panic!("{field} = {value} was accepted"),
-                Err(e) => e.to_string(),
-            };
-            assert!(message.contains(field) || message.contains("special token"), "{field}: {message}");
-            assert!(message.contains(words) && message.len() < 400, "{field}: {message}");
-        }
-        let looped = |key: &str, value: Value| parse(|c| c["loop"][key] = value.clone()).unwrap_err().to_string();
-        assert!(looped("count", "two".into()).contains("loop.count is \"two\", expected a whole number"));
-        assert!(looped("kv", "own".into()).contains("loop.kv is \"own\", expected \"per_loop\" or \"shared\""));
-        assert!(looped("local", true.into()).contains("loop.local is true, expected an object"));
-        assert!(looped("exit", serde_json::json!({"threshold": 2})).contains("loop.exit.threshold is 2"));
-        assert!(looped("exit", serde_json::json!({"limit": 1})).contains("loop.exit.limit"));
-        assert!(parse(|c| c["loop"]["count"] = 0.into()).is_err());
-        assert!(parse(|c| c["loop"]["hop"] = 0.into()).unwrap_err().to_string().contains("hop"));
-        assert!(parse(|c| c["loop"]["kv"] = "per_loop".into()).is_err(), "a window needs shared K/V");
-        assert!(ModelConfig::from_json("{").is_err() && ModelConfig::from_json("[]").is_err());
-    }
-
-    #[test]
-    fn a_description_with_everything_survives_a_round_trip() {
-        for scaling in [
-            serde_json::json!({"rope_type": "linear", "factor": 4.0}),
-            serde_json::json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                               "original_max_position_embeddings": 64}),
-            serde_json::json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
-        ] {
-            let config = parse(|c| {
-                c["attention_bias"] = true.into();
-                c["mlp_bias"] = true.into();
-                c["sandwich_norms"] = true.into();
-                c["rope_scaling"] = scaling.clone();
-                c["loop"]["exit"] = serde_json::json!({"threshold": 0.3});
-            })
-            .unwrap();
-            assert!(config.block.attention_bias && config.block.mlp_bias && config.block.sandwich_norms);
-            assert_eq!(config.recipe.exit.unwrap().threshold, 0.3);
-            assert_eq!(config, ModelConfig::from_json(&config.to_json()).unwrap(), "{scaling}");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Element types of a checkpoint's tensors.
 
+pub mod codec;
+
 /// How the elements of a tensor are stored, always little-endian.
 ///
 /// The first three stand in safetensors and GGUF files. The others stand in GGUF files only: they store the elements of
-/// a row in blocks of [`DType::block`] elements that share a scale ([`crate::gguf::blocks`] has the layouts).
+/// a row in blocks of [`DType::block`] elements that share a scale ([`codec`] has the layouts).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE single precision.

@@ -26,6 +26,24 @@ pub enum Error {
         /// What was found, what was expected, what to do.
         message: String,
     },
+    /// What is wrong with a file's content.
+    #[error("{}: {error}", path.display())]
+    In {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: Box<Error>,
+    },
+    /// A configuration has a key that could mean another model, or nothing.
+    #[error(
+        "has the key \"{key}\" = {value}, which this version does not know and will not ignore; remove it if it changes nothing"
+    )]
+    UnknownKey {
+        /// The key, with those of the objects that it lies in.
+        key: String,
+        /// Its value, at most some sixty characters of it.
+        value: String,
+    },
     /// A configuration or recipe that cannot be computed.
     #[error("{0}")]
     Config(String),
@@ -51,6 +69,17 @@ impl Error {
     }
     pub(crate) fn file(path: &Path, message: impl Into<String>) -> Self {
         Self::File { path: path.to_owned(), message: message.into() }
+    }
+    /// The same, found in a file.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        Self::In { path: path.to_owned(), error: Box::new(self) }
+    }
+    /// What is wrong, wherever it was found.
+    pub fn innermost(&self) -> &Self {
+        match self {
+            Self::In { error, .. } => error.innermost(),
+            other => other,
+        }
     }
     pub(crate) fn tensor(name: &str, message: impl Into<String>) -> Self {
         Self::Tensor { name: name.to_owned(), message: message.into() }

@@ -1,19 +1,28 @@
-//! Families: kinds of published checkpoints, each a mapping of its configuration and tensor names onto ours.
+//! Families: kinds of published checkpoints, each a mapping of its configuration and tensor names onto ours and back.
 //!
 //! A family is a file and a row of [`FAMILIES`]. What it needs beyond the plain block is a field of [`ModelConfig`],
 //! so nothing behind this module asks for a family's name.
 
+mod form;
 mod iquestloopcoder;
 mod iquestpltcoder;
+mod keys;
 mod llama;
+mod mistral;
 mod nanbeige;
 mod ouro;
 mod parloop;
+mod qwen2;
+mod qwen3;
+#[cfg(test)]
+mod tests;
 
-use crate::config::{Block, Fields};
-use crate::rope::RopeScaling;
-use crate::{Error, ModelConfig, Recipe, Result};
-use serde_json::Value;
+pub use form::Notes;
+
+use crate::fields::Fields;
+use crate::{Error, ModelConfig, Result};
+use form::{llama_like, plain, usual, whole_context};
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// A kind of checkpoint.
@@ -23,23 +32,42 @@ pub struct Family {
     pub model_type: &'static str,
     /// What it is, in a few words.
     pub title: &'static str,
-    /// Maps its configuration onto ours.
-    read: fn(Fields) -> Result<ModelConfig>,
-    /// Writes a description as its configuration, where that can be done exactly.
-    write: Option<fn(&ModelConfig) -> Result<String>>,
+    /// Hugging Face's name of its class.
+    class: &'static str,
+    /// Maps its configuration onto ours; what it leaves is judged by [`keys`].
+    read: fn(&mut Fields) -> Result<ModelConfig>,
+    /// Puts what is its own into the keys that all families have. Whether they say all of the model is found by reading
+    /// them again.
+    write: fn(&ModelConfig, &mut Map<String, Value>),
     /// Beginnings of tensor names, theirs and ours; `{n}` stands for the number of a layer.
+    names: &'static [(&'static str, &'static str)],
+    /// Other beginnings that are read, theirs and ours, and not written.
     aliases: &'static [(&'static str, &'static str)],
 }
 
-/// The families that can be read.
-pub static FAMILIES: [&Family; 6] = [
+/// The families that are known.
+pub static FAMILIES: [&Family; 9] = [
     &parloop::FAMILY,
     &iquestpltcoder::FAMILY,
     &iquestloopcoder::FAMILY,
     &ouro::FAMILY,
     &nanbeige::FAMILY,
     &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
 ];
+
+/// What a `config.json` says.
+#[derive(Debug)]
+pub struct Description {
+    /// The model.
+    pub config: ModelConfig,
+    /// In whose form it is written.
+    pub family: &'static Family,
+    /// What it says besides.
+    pub notes: Notes,
+}
 
 /// The family of a `model_type`.
 ///
@@ -52,119 +80,114 @@ pub fn named(model_type: &str) -> Result<&'static Family> {
     })
 }
 
+/// The family of our own checkpoints, which holds any model.
+pub fn own() -> &'static Family {
+    &parloop::FAMILY
+}
+
 /// Bytes of the longest `config.json` that is read.
 const CONFIG_BYTES: u64 = 16 << 20;
 
-/// Reads `config.json` in a checkpoint folder.
+/// Reads `config.json` in a checkpoint folder. Keys in `ignored` count as absent.
 ///
 /// # Errors
 /// The file is missing, too large or not JSON, or as [`describe`]; the message names the file.
-pub fn read(folder: &Path) -> Result<(ModelConfig, &'static Family)> {
+pub fn read(folder: &Path, ignored: &[String]) -> Result<Description> {
     let path = folder.join("config.json");
     let text = crate::files::read_text(&path, CONFIG_BYTES)?;
-    parse(&text).map_err(|e| Error::file(&path, e.to_string()))
+    value_of(&text).and_then(|value| describe(value, ignored)).map_err(|e| e.in_file(&path))
 }
 
 /// The description of a model, from the text of a `config.json`.
 ///
 /// # Errors
 /// The text is not JSON, or as [`describe`].
-pub fn parse(text: &str) -> Result<(ModelConfig, &'static Family)> {
-    let value = serde_json::from_str(text).map_err(|e| Error::Config(format!("is not a JSON configuration: {e}")))?;
-    describe(value)
+pub fn parse(text: &str) -> Result<Description> {
+    describe(value_of(text)?, &[])
 }
 
-/// The description of a model, from a `config.json` of any family.
+fn value_of(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| Error::Config(format!("is not a JSON configuration: {e}")))
+}
+
+/// The description of a model, from a `config.json` of any family. Keys in `ignored` count as absent.
 ///
 /// # Errors
 /// The model type, a key or a value is not known, missing or out of range; the message names it.
-pub fn describe(value: Value) -> Result<(ModelConfig, &'static Family)> {
+pub fn describe(value: Value, ignored: &[String]) -> Result<Description> {
     let mut fields = Fields::of_file(value)?;
+    ignored.iter().for_each(|key| fields.ignore(&[key]));
     let family = named(&fields.required::<String>("model_type")?)?;
-    let mut config = (family.read)(fields)?;
-    if family.model_type != config.model_type {
-        // The model is described in our terms now, which its own class and Python files do not fit.
-        config.architectures = vec![parloop::ARCHITECTURE.into()];
-        config.other.remove("auto_map");
-    }
+    let notes = Notes::take(&mut fields)?;
+    let config = (family.read)(&mut fields)?;
     config.validate()?;
-    Ok((config, family))
+    let other = fields.rest();
+    keys::judge(&other)?;
+    Ok(Description { config, family, notes: Notes { other, ..notes } })
 }
 
 impl Family {
-    /// Whether models can be written in this form.
-    pub fn is_writable(&self) -> bool {
-        self.write.is_some()
-    }
-
-    /// The `config.json` text of this family for a model.
+    /// The `config.json` of this family for a model.
     ///
     /// # Errors
     /// The family cannot express the model.
-    pub fn write(&self, config: &ModelConfig) -> Result<String> {
-        let write = self.write.ok_or_else(|| {
-            let known: Vec<_> = FAMILIES.iter().filter(|f| f.is_writable()).map(|f| f.model_type).collect();
-            Error::Config(format!("{} cannot be written, expected {}", self.model_type, known.join(" or ")))
-        })?;
-        write(config)
+    pub fn write(&self, config: &ModelConfig, notes: &Notes) -> Result<Value> {
+        let mut map = form::common(config, notes, self.model_type, self.class);
+        (self.write)(config, &mut map);
+        // Read again it must be the same model, or it would silently be another one.
+        let cannot =
+            |what: String| Err(Error::Config(format!("{} cannot express this model: {what}", self.model_type)));
+        match describe(Value::Object(map.clone()), &[]) {
+            Err(e) => cannot(e.to_string()),
+            Ok(again) if !same(&again.config, config) => {
+                cannot(format!("it would be \"{}\" instead of \"{}\"", in_words(&again.config), in_words(config)))
+            }
+            Ok(_) => {
+                // Keys that mean something to other programs only.
+                for (key, value) in &notes.other {
+                    map.entry(key).or_insert_with(|| value.clone());
+                }
+                Ok(Value::Object(map))
+            }
+        }
+    }
+
+    /// [`Family::write`] as text.
+    ///
+    /// # Errors
+    /// As [`Family::write`].
+    pub fn to_json(&self, config: &ModelConfig, notes: &Notes) -> Result<String> {
+        Ok(format!("{:#}\n", self.write(config, notes)?))
     }
 
     /// Our name of a tensor of this family.
     pub fn our_name(&self, name: &str) -> String {
-        let renamed = |(theirs, ours): &(&str, &str)| {
-            let (before, after) = theirs.split_once("{n}")?;
-            let rest = name.strip_prefix(before)?;
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0)?;
-            let ending = rest[digits..].strip_prefix(after)?;
-            Some(ours.replace("{n}", &rest[..digits]) + ending)
-        };
-        self.aliases.iter().find_map(renamed).unwrap_or_else(|| name.into())
+        let both = self.names.iter().chain(self.aliases);
+        both.into_iter().find_map(|(theirs, ours)| renamed(name, theirs, ours)).unwrap_or_else(|| name.into())
+    }
+
+    /// This family's name of a tensor, of which `name` is ours.
+    pub fn their_name(&self, name: &str) -> String {
+        self.names.iter().find_map(|(theirs, ours)| renamed(name, ours, theirs)).unwrap_or_else(|| name.into())
     }
 }
 
-/// Reads what all families have from Llama; `recipe` is theirs. Keys that nobody took go to `other`, where validation
-/// judges them.
-fn llama_like(mut fields: Fields, recipe: Recipe) -> Result<ModelConfig> {
-    let hidden_size: usize = fields.required("hidden_size")?;
-    let heads: usize = fields.required("num_attention_heads")?;
-    let head_dim = match fields.optional("head_dim")? {
-        Some(size) => size,
-        None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => {
-            let expected = format!("a divisor of hidden_size ({hidden_size}), as there is no head_dim");
-            return fields.error("num_attention_heads", heads, &expected);
-        }
-    };
-    let max_position_embeddings = fields.required("max_position_embeddings")?;
-    let (rope_theta, rope_scaling) = RopeScaling::read(&mut fields, max_position_embeddings)?;
-    if fields.optional::<Vec<String>>("layer_types")?.is_some_and(|types| types.iter().any(|t| t != "full_attention")) {
-        return fields.error("layer_types", "not \"full_attention\" everywhere", "no other kind of layer");
-    }
-    Ok(ModelConfig {
-        model_type: parloop::FAMILY.model_type.into(),
-        architectures: fields.optional("architectures")?.unwrap_or_default(),
-        vocab_size: fields.required("vocab_size")?,
-        hidden_size,
-        intermediate_size: fields.required("intermediate_size")?,
-        num_hidden_layers: fields.required("num_hidden_layers")?,
-        num_attention_heads: heads,
-        num_key_value_heads: fields.optional("num_key_value_heads")?.unwrap_or(heads),
-        head_dim,
-        rms_norm_eps: fields.required("rms_norm_eps")?,
-        rope_theta,
-        max_position_embeddings,
-        tie_word_embeddings: fields.optional("tie_word_embeddings")?.unwrap_or(false),
-        bos_token_id: fields.optional("bos_token_id")?,
-        eos_token_id: fields.optional("eos_token_id")?,
-        hidden_act: fields.optional("hidden_act")?.unwrap_or_else(|| "silu".into()),
-        torch_dtype: fields.optional("torch_dtype")?.or(fields.optional("dtype")?),
-        block: Block {
-            attention_bias: fields.optional("attention_bias")?.unwrap_or(false),
-            mlp_bias: fields.optional("mlp_bias")?.unwrap_or(false),
-            sandwich_norms: false,
-            rope_scaling,
-        },
-        recipe,
-        other: fields.rest(),
-    })
+/// A name that begins with `from`, with `to` in its place; `{n}` stands for a number in both.
+fn renamed(name: &str, from: &str, to: &str) -> Option<String> {
+    let (before, after) = from.split_once("{n}")?;
+    let rest = name.strip_prefix(before)?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0)?;
+    let ending = rest[digits..].strip_prefix(after)?;
+    Some(to.replace("{n}", &rest[..digits]) + ending)
+}
+
+/// Whether two descriptions mean the same model.
+fn same(a: &ModelConfig, b: &ModelConfig) -> bool {
+    let rest = |c: &ModelConfig| (c.computed(), c.max_position_embeddings, c.bos_token_id, c.eos_ids().to_vec());
+    rest(a) == rest(b)
+}
+
+fn in_words(config: &ModelConfig) -> String {
+    let extras = config.extras.describe().map_or(String::new(), |extras| format!(" with {extras}"));
+    config.recipe.describe() + &extras
 }

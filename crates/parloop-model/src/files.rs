@@ -24,9 +24,13 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The content of a UTF-8 file of at most `limit` bytes.
+/// The content of a UTF-8 file of at most `limit` bytes. A byte-order mark at its beginning is no part of it.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
-    String::from_utf8(read(path, limit)?).map_err(|_| Error::file(path, "is not UTF-8 text"))
+    let text = String::from_utf8(read(path, limit)?).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
+    Ok(match text.strip_prefix('\u{FEFF}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
 }
 
 #[cfg(all(test, unix))]

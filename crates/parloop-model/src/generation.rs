@@ -78,6 +78,14 @@ impl GenerationDefaults {
         }
     }
 
+    /// The values that are said, by the names of `generation_config.json`.
+    pub(crate) fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(object)) => object.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            _ => serde_json::Map::new(),
+        }
+    }
+
     /// Ids that end a text.
     pub fn eos_ids(&self) -> &[u32] {
         self.eos_token_id.as_ref().map_or(&[], TokenIds::as_slice)
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     fn config() -> ModelConfig {
-        ModelConfig::from_json(include_str!("../../../tests/goldens/plt2/config.json")).unwrap()
+        crate::family::parse(include_str!("../../../tests/goldens/plt2/config.json")).unwrap().config
     }
 
     fn read(text: &str) -> Result<GenerationDefaults> {

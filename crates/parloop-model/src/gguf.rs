@@ -4,13 +4,11 @@
 //! |---|---|
 //! | [`Container`], [`Value`], [`Array`] | the format: metadata and tensors, checked |
 //! | [`Writer`] | the other way round |
-//! | [`blocks`] | types whose elements share scales |
 //! | [`quantize()`] | a checkpoint as a GGUF file |
 //!
-//! [`crate::Checkpoint::open`] takes such a file. Two architectures are known: `llama`, a plain transformer that every
-//! engine runs, and `parloop`, a looped one with the recipe in keys of ours.
+//! [`crate::Checkpoint::open`] takes such a file. Known are the architectures of plain transformers that every engine
+//! runs, and `parloop`, a looped one with the recipe in keys of ours.
 
-pub mod blocks;
 mod config;
 mod container;
 mod metadata;
@@ -19,6 +17,8 @@ mod quantize;
 mod reader;
 mod recipe;
 mod rope;
+mod split;
+mod text;
 mod tokenizer;
 mod value;
 mod writer;
@@ -28,21 +28,18 @@ pub use quantize::{Written, quantize};
 pub use value::{Array, Value};
 pub use writer::{Entry, Writer};
 
-use crate::chat::ChatSource;
-use crate::checkpoint::TextSettings;
-use crate::family::{self, Family};
+use crate::family::{self, Description};
 use crate::mapped::MappedFile;
 use crate::tensor::stored_row;
-use crate::{Error, ModelConfig, Result, Tensor, Tokenizer};
+use crate::{Error, Result, Tensor, TextSettings, Tokenizer};
 use metadata::Metadata;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// What a file holds, in the terms of a checkpoint folder. Tensors are not yet held against the configuration.
 pub(crate) struct Model {
-    pub config: ModelConfig,
-    pub family: &'static Family,
+    pub described: Description,
     pub tokenizer: Option<Tokenizer>,
     pub tensors: HashMap<String, Tensor>,
     pub settings: TextSettings,
@@ -51,7 +48,9 @@ pub(crate) struct Model {
 /// Maps and reads a GGUF file.
 pub(crate) fn read(path: &Path) -> Result<Model> {
     let fail = |message: String| Error::file(path, message);
-    let container = Container::read(Arc::new(MappedFile::open(path)?)).map_err(fail)?;
+    let open =
+        |path: &Path| Container::read(Arc::new(MappedFile::open(path)?)).map_err(|message| Error::file(path, message));
+    let container = split::join(open(path)?, path, open)?;
     let metadata = Metadata(&container.metadata);
     let arch = config::architecture(&metadata).map_err(fail)?;
     let mut tensors = HashMap::new();
@@ -63,35 +62,18 @@ pub(crate) fn read(path: &Path) -> Result<Model> {
     }
     let ends = tokenizer::ends(&metadata).map_err(fail)?;
     let json = config::to_json(&metadata, arch, &tensors, &ends).map_err(fail)?;
-    let (config, family) = family::describe(json).map_err(|e| fail(e.to_string()))?;
+    let described = family::describe(json, &[]).map_err(|e| e.in_file(path))?;
+    let config = &described.config;
     tensors.remove(rope::FACTORS);
-    if arch == config::LLAMA {
+    if arch.paired {
         tensors = unpaired(tensors, config.head_dim).map_err(fail)?;
     }
-    let tokenizer = tokenizer::read(&metadata).map_err(fail)?;
-    if let Some(found) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|n| *n > config.vocab_size) {
-        return Err(fail(format!("has a tokenizer of {found} ids, but only {} embeddings", config.vocab_size)));
-    }
-    let settings = text_settings(&metadata, tokenizer.as_ref()).map_err(fail)?;
-    Ok(Model { config, family, tokenizer, tensors, settings })
+    let tokenizer = tokenizer::read(&metadata, described.config.vocab_size).map_err(fail)?;
+    let settings = text::read(&metadata, tokenizer.as_ref()).map_err(fail)?;
+    Ok(Model { described, tokenizer, tensors, settings })
 }
 
-/// The chat template, with the texts of the special tokens that it may name.
-fn text_settings(metadata: &Metadata<'_>, tokenizer: Option<&Tokenizer>) -> reader::Result<TextSettings> {
-    let Some(template) = metadata.text("tokenizer.chat_template")? else { return Ok(TextSettings::default()) };
-    let mut tokens = BTreeMap::new();
-    for (key, name) in [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")]
-    {
-        let id = metadata.id(&format!("tokenizer.ggml.{key}_token_id"))?;
-        let text = id.and_then(|id| tokenizer?.token(id));
-        tokens.extend(text.map(|text| (name.to_owned(), text)));
-    }
-    let chat = ChatSource { template: template.to_owned(), tool_use: None, tokens };
-    Ok(TextSettings { chat: Some(chat), ..TextSettings::default() })
-}
-
-/// The architecture `llama` stores the rows of query and key heads for rotary embedding of neighbours; reads them as
-/// halves again.
+/// The rows of query and key heads, stored for rotary embedding of neighbours, read as halves again.
 fn unpaired(tensors: HashMap<String, Tensor>, head: usize) -> reader::Result<HashMap<String, Tensor>> {
     let turned = |name: &str, tensor: Tensor| match tensor.shape[..] {
         _ if names::rotated(name).is_none() => Some(tensor),

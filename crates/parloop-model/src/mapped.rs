@@ -1,22 +1,15 @@
 //! Memory-mapped files: the one place outside the kernels where `unsafe` is allowed.
 #![allow(unsafe_code)]
 
+use crate::bytes::Source;
 use crate::{Error, Result};
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes that tensors lie in.
-pub trait Source: AsRef<[u8]> + Send + Sync {
-    /// Says that the bytes at `range` will hardly be read again; what a file holds need not stay in memory then.
-    fn release(&self, _range: Range<usize>) {}
-}
-
-impl Source for Vec<u8> {}
-impl Source for &'static [u8] {}
-
 impl Source for MappedFile {
+    #[cfg(unix)]
     fn release(&self, range: Range<usize>) {
         // Only whole pages inside the range: its neighbours may be in use.
         const PAGE: usize = 4096;
@@ -28,9 +21,24 @@ impl Source for MappedFile {
                 unsafe { self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
         }
     }
+
+    /// Other systems have no such advice, and drop pages of a file as they need them.
+    #[cfg(not(unix))]
+    fn release(&self, _range: Range<usize>) {}
 }
 
 /// A file's bytes, mapped read-only. Clones share the mapping.
+///
+/// # Contract
+/// The mapping is shared with the file: what another process writes to the file in place shows here, at any time and in
+/// part. Two things follow.
+///
+/// - The file must not be shortened while it is mapped: the system ends a process that reads past a shortened file.
+///   Whoever writes a model must write it beside its place and rename it, as this project does.
+/// - Nothing may be concluded from having looked at these bytes once. What is parsed, checked and then used again by
+///   what the check said (headers, texts, indices, offsets) is copied first. Only the elements of tensors are read in
+///   place: integers and floats, for which every bit pattern is a value, so that a file that changes gives other
+///   numbers, and no more.
 #[derive(Clone, Debug)]
 pub struct MappedFile {
     bytes: Arc<memmap2::Mmap>,
@@ -39,17 +47,16 @@ pub struct MappedFile {
 impl MappedFile {
     /// Maps a whole file. An empty file gives an empty slice.
     ///
-    /// The file must not be shortened while it is mapped: the system ends a process that reads past a shortened
-    /// file. Writers in this project replace files by renaming and never shorten one in place.
-    ///
     /// # Errors
     /// The file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
         crate::files::regular(path)?;
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        // SAFETY: the mapping is private and read-only. The bytes could change only if another process writes the
-        // file in place; every reader of these bytes treats them as untrusted data of no particular invariant
-        // (integers and floats of any bit pattern), so a change cannot break a Rust guarantee that we rely on.
+        // SAFETY: the bytes belong to the system, which keeps them readable while the mapping lives, unless the file is
+        // shortened: that the contract above forbids, and no process can rule out for others. Another process may also
+        // write the file in place, so these bytes are never lent as anything that has an invariant (`str`, `bool`,
+        // enums, references into them by checked offsets): what has one is copied out first, and tensor elements are
+        // numbers of any bit pattern.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         Ok(Self { bytes: Arc::new(bytes) })
     }

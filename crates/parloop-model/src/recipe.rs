@@ -2,7 +2,7 @@
 //!
 //! Every system of the family is a row of a table (`docs/model.md`); [`Recipe::preset`] holds that table.
 
-use crate::config::Fields;
+use crate::fields::Fields;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

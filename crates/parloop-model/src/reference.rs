@@ -2,7 +2,8 @@
 //!
 //! Written to be read and to be right, not to be fast. The engine and the training module are held to it.
 
-use crate::{Checkpoint, Exit, GateKind, KvMode, ModelConfig, Result, rope, tensors};
+use crate::layer::{FeedForward, Gate, LayerParts, Linear};
+use crate::{Checkpoint, Exit, KvMode, ModelConfig, Result, Tensor, tensors};
 
 /// What the reference computes for one sequence of T tokens.
 pub struct Output {
@@ -12,20 +13,29 @@ pub struct Output {
     pub states: Vec<Vec<Vec<f32>>>,
 }
 
-/// A `[out, in]` matrix in f32, with the bias of its product, if any.
+/// A `[out, in]` matrix in f32.
 struct Matrix {
     width: usize,
     values: Vec<f32>,
-    bias: Option<Vec<f32>>,
 }
 
 impl Matrix {
+    fn new(tensor: &Tensor) -> Self {
+        Self { width: tensor.width(), values: tensor.to_f32() }
+    }
+
     fn row(&self, i: usize) -> &[f32] {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 
     fn times(&self, x: &[f32]) -> Vec<f32> {
-        let mut y: Vec<f32> = self.values.chunks_exact(self.width).map(|row| dot(row, x)).collect();
+        self.values.chunks_exact(self.width).map(|row| dot(row, x)).collect()
+    }
+}
+
+impl Linear<Matrix, Vec<f32>> {
+    fn of(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = self.weight.times(x);
         if let Some(bias) = &self.bias {
             add(&mut y, bias);
         }
@@ -82,26 +92,8 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-struct Gate {
-    weight: Matrix,
-    bias: Vec<f32>,
-    norm: Option<Vec<f32>>,
-}
-
-struct Layer {
-    input_norm: Vec<f32>,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    o: Matrix,
-    gate: Option<Gate>,
-    /// Norms of the two branches' outputs.
-    sandwich: Option<[Vec<f32>; 2]>,
-    post_norm: Vec<f32>,
-    ff_gate: Matrix,
-    ff_up: Matrix,
-    ff_down: Matrix,
-}
+/// The tensors of a layer in f32.
+type Layer = LayerParts<Matrix, Vec<f32>>;
 
 /// A checkpoint's weights in f32, ready for the reference forward.
 pub struct Reference {
@@ -111,7 +103,7 @@ pub struct Reference {
     layers: Vec<Layer>,
     final_norm: Vec<f32>,
     head: Option<Matrix>,
-    exit_gate: Option<Matrix>,
+    exit_gate: Option<Linear<Matrix, Vec<f32>>>,
 }
 
 impl Reference {
@@ -122,48 +114,9 @@ impl Reference {
     pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
         let config = checkpoint.config().clone();
         let vector = |name: &str| Ok(checkpoint.tensor(name)?.to_f32());
-        let matrix = |name: &str| {
-            let t = checkpoint.tensor(name)?;
-            Ok(Matrix { width: *t.shape.last().unwrap_or(&1), values: t.to_f32(), bias: None })
-        };
-        let product = |name: String, bias: bool| {
-            let bias = bias.then(|| vector(&format!("{name}.bias"))).transpose()?;
-            Ok(Matrix { bias, ..matrix(&format!("{name}.weight"))? })
-        };
-        let (attention_bias, mlp_bias) = (config.block.attention_bias, config.block.mlp_bias);
-        let layer = |n: usize| {
-            let name = |ending: &str| tensors::layer(n, ending);
-            let gate = match config.recipe.local {
-                None => None,
-                Some(local) => Some(Gate {
-                    weight: matrix(&name("self_attn.plt_gate.weight"))?,
-                    bias: vector(&name("self_attn.plt_gate.bias"))?,
-                    norm: match local.gate {
-                        GateKind::Hidden => Some(vector(&name("self_attn.plt_gate.gate_norm.weight"))?),
-                        GateKind::Query => None,
-                    },
-                }),
-            };
-            Ok(Layer {
-                input_norm: vector(&name("input_layernorm.weight"))?,
-                q: product(name("self_attn.q_proj"), attention_bias)?,
-                k: product(name("self_attn.k_proj"), attention_bias)?,
-                v: product(name("self_attn.v_proj"), attention_bias)?,
-                o: product(name("self_attn.o_proj"), attention_bias)?,
-                gate,
-                sandwich: match config.block.sandwich_norms {
-                    false => None,
-                    true => Some([
-                        vector(&name("input_layernorm_2.weight"))?,
-                        vector(&name("post_attention_layernorm_2.weight"))?,
-                    ]),
-                },
-                post_norm: vector(&name("post_attention_layernorm.weight"))?,
-                ff_gate: product(name("mlp.gate_proj"), mlp_bias)?,
-                ff_up: product(name("mlp.up_proj"), mlp_bias)?,
-                ff_down: product(name("mlp.down_proj"), mlp_bias)?,
-            })
-        };
+        let matrix = |name: &str| Ok(Matrix::new(checkpoint.tensor(name)?));
+        let parts = LayerParts::of(&config);
+        let layer = |n: usize| parts.specs(n).try_map(|spec| matrix(&spec.name), |spec| vector(&spec.name));
         Ok(Self {
             embedding: matrix(tensors::EMBEDDING)?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
@@ -171,9 +124,11 @@ impl Reference {
             head: if config.tie_word_embeddings { None } else { Some(matrix(tensors::HEAD)?) },
             exit_gate: match config.recipe.exit {
                 None => None,
-                Some(_) => Some(Matrix { bias: Some(vector(tensors::EXIT_BIAS)?), ..matrix(tensors::EXIT_GATE)? }),
+                Some(_) => {
+                    Some(Linear { weight: matrix(tensors::EXIT_GATE)?, bias: Some(vector(tensors::EXIT_BIAS)?) })
+                }
             },
-            rope: rope::frequencies(&config),
+            rope: config.frequencies(),
             config,
         })
     }
@@ -211,7 +166,7 @@ impl Reference {
         let (Some(gate), Some(Exit { threshold })) = (&self.exit_gate, self.config.recipe.exit) else { return last };
         let (mut remaining, mut ended) = (1.0, 0.0);
         for (r, states) in states.iter().enumerate().take_while(|_| threshold < 1.0) {
-            let lambda = sigmoid(gate.times(&states[t])[0]);
+            let lambda = sigmoid(gate.of(&states[t])[0]);
             ended += lambda * remaining;
             remaining *= 1.0 - lambda;
             if ended >= threshold {
@@ -240,20 +195,26 @@ impl Reference {
         let c = &self.config;
         let (eps, head_dim) = (c.rms_norm_eps, c.head_dim);
         let group = c.num_attention_heads / c.num_key_value_heads;
-        let turned = |m: &Matrix, u: &[Vec<f32>]| -> Vec<Vec<f32>> {
-            let mut rows: Vec<Vec<f32>> = u.iter().map(|u| m.times(u)).collect();
+        let turned = |m: &Linear<Matrix, Vec<f32>>, norm: &Option<Vec<f32>>, u: &[Vec<f32>]| -> Vec<Vec<f32>> {
+            let mut rows: Vec<Vec<f32>> = u.iter().map(|u| m.of(u)).collect();
             for (t, row) in rows.iter_mut().enumerate() {
-                row.chunks_exact_mut(head_dim).for_each(|head| rotate(head, t, &self.rope));
+                for head in row.chunks_exact_mut(head_dim) {
+                    if let Some(norm) = norm {
+                        head.copy_from_slice(&rms_norm(head, norm, eps));
+                    }
+                    rotate(head, t, &self.rope);
+                }
             }
             rows
         };
         let u: Vec<Vec<f32>> = x.iter().map(|x| rms_norm(x, &layer.input_norm, eps)).collect();
-        let q = turned(&layer.q, &u);
-        let own = Cache { k: turned(&layer.k, &u), v: u.iter().map(|u| layer.v.times(u)).collect() };
-        let joined = |branch: usize, y: Vec<f32>| match &layer.sandwich {
-            Some(norms) => rms_norm(&y, &norms[branch], eps),
+        let q = turned(&layer.q, &layer.q_norm, &u);
+        let own = Cache { k: turned(&layer.k, &layer.k_norm, &u), v: u.iter().map(|u| layer.v.of(u)).collect() };
+        let joined = |norm: &Option<Vec<f32>>, y: Vec<f32>| match norm {
+            Some(norm) => rms_norm(&y, norm, eps),
             None => y,
         };
+        let FeedForward::Dense { gate_proj, up_proj, down_proj } = &layer.feed_forward;
         let later_shared = r > 0 && c.recipe.kv == KvMode::Shared;
         if r == 0 {
             *shared = own.clone();
@@ -265,22 +226,21 @@ impl Reference {
                 let q = &q[t][h * head_dim..(h + 1) * head_dim];
                 let mut head = attend(q, &global.k, &global.v, h / group, 0, t);
                 if let (true, Some(local), Some(gate)) = (later_shared, c.recipe.local, &layer.gate) {
-                    let score = match &gate.norm {
-                        Some(norm) => dot(gate.weight.row(h), &rms_norm(&x[t], norm, eps)),
-                        None => dot(gate.weight.row(h), q),
+                    let score = match gate {
+                        Gate::Hidden { weight, norm, .. } => dot(weight.row(h), &rms_norm(&x[t], norm, eps)),
+                        Gate::Query { weight, .. } => dot(&weight[h * head_dim..(h + 1) * head_dim], q),
                     };
-                    let g = sigmoid(score + gate.bias[h]);
+                    let g = sigmoid(score + gate.bias()[h]);
                     let near = attend(q, &own.k, &own.v, h / group, t.saturating_sub(local.left), t);
                     head.iter_mut().zip(near).for_each(|(y, near)| *y = g * *y + (1.0 - g) * near);
                 }
                 y.extend(head);
             }
-            add(&mut x[t], &joined(0, layer.o.times(&y)));
+            add(&mut x[t], &joined(&layer.attention_out_norm, layer.o.of(&y)));
             let u = rms_norm(&x[t], &layer.post_norm, eps);
             let silu = |a: f32| a * sigmoid(a);
-            let inner: Vec<f32> =
-                layer.ff_gate.times(&u).iter().zip(layer.ff_up.times(&u)).map(|(g, up)| silu(*g) * up).collect();
-            add(&mut x[t], &joined(1, layer.ff_down.times(&inner)));
+            let inner: Vec<f32> = gate_proj.of(&u).iter().zip(up_proj.of(&u)).map(|(g, up)| silu(*g) * up).collect();
+            add(&mut x[t], &joined(&layer.feed_forward_out_norm, down_proj.of(&inner)));
         }
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! The formulas are those of Hugging Face's `modeling_rope_utils.py`, under whose names configurations ask for them.
 
-use crate::config::Fields;
-use crate::{Error, ModelConfig, Result};
+use crate::fields::Fields;
+use crate::{Error, Result};
 use serde::Serialize;
 use std::f64::consts::PI;
+
+/// The longest context that a configuration may claim.
+pub(crate) const MAX_CONTEXT: usize = 1 << 26;
 
 /// How rotary frequencies are changed for contexts longer than the model was first trained on; written as
 /// `rope_scaling` with `rope_type`.
@@ -54,6 +57,8 @@ impl RopeScaling {
             return Err(Error::Config("has both rope_scaling and rope_parameters, expected one of them".into()));
         }
         let missing = || Error::Config("has no rope_theta, expected a number".into());
+        // What holds every parameter need not name the usual kind; what is there to change it must.
+        let default = parameters.is_some().then(|| "default".to_owned());
         let Some(mut inner) = scaling.or(parameters) else { return Ok((theta.ok_or_else(missing)?, None)) };
         let theta = match (theta, inner.optional("rope_theta")?) {
             (Some(a), Some(b)) if a != b => return inner.error("rope_theta", b, &format!("{a}, as outside")),
@@ -66,7 +71,7 @@ impl RopeScaling {
             }
             (a, b) => a.or(b),
         };
-        let Some(kind) = kind else {
+        let Some(kind) = kind.or(default) else {
             return Err(Error::Config(format!("has no {}, expected a text", inner.name("rope_type"))));
         };
         if let Some(part) = inner.optional::<f32>("partial_rotary_factor")?.filter(|part| *part != 1.0) {
@@ -130,10 +135,10 @@ impl RopeScaling {
             Err(Error::Config(format!("rope_scaling.{key} is {value}, expected a positive number")))
         };
         let context = |n: usize| match n {
-            1..=crate::config::MAX_CONTEXT => Ok(()),
+            1..=MAX_CONTEXT => Ok(()),
             n => Err(Error::Config(format!(
                 "rope_scaling.original_max_position_embeddings is {n}, expected 1 to {}",
-                crate::config::MAX_CONTEXT
+                MAX_CONTEXT
             ))),
         };
         match *self {
@@ -169,14 +174,9 @@ pub(crate) fn sharpness(factor: f32, m: f32) -> f32 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
 }
 
-/// The angle by which each pair (i, i + D/2) turns from one position to the next, `[D/2]`, and the factor by which
-/// the rotated vectors are multiplied.
-pub fn frequencies(config: &ModelConfig) -> (Vec<f64>, f32) {
-    scaled(config.head_dim, config.rope_theta, config.block.rope_scaling)
-}
-
-/// [`frequencies`] of heads of D = `head_dim`.
-pub(crate) fn scaled(head_dim: usize, theta: f32, scaling: Option<RopeScaling>) -> (Vec<f64>, f32) {
+/// The angle by which each pair (i, i + D/2) of heads of D = `head_dim` turns from one position to the next, `[D/2]`, and
+/// the factor by which the rotated vectors are multiplied.
+pub fn frequencies(head_dim: usize, theta: f32, scaling: Option<RopeScaling>) -> (Vec<f64>, f32) {
     let (half, theta) = (head_dim / 2, f64::from(theta));
     let plain = (0..half).map(|i| theta.powf(-(i as f64) / half as f64));
     match scaling {

@@ -1,8 +1,8 @@
 //! A tensor of a checkpoint: a window into shared bytes, whatever its element type.
 
 use crate::DType;
-use crate::checkpoint::SharedBytes;
-use crate::gguf::blocks;
+use crate::bytes::SharedBytes;
+use crate::dtype::codec;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl Tensor {
     /// If `i` is not below [`Tensor::rows`] or `out` is not [`Tensor::width`] long.
     pub fn row(&self, i: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.width(), "length of a row");
-        blocks::decode(self.dtype, self.row_bytes(i), out);
+        codec::decode(self.dtype, self.row_bytes(i), out);
     }
 
     /// The bytes of all rows in order, copied only if the file has them in another order.

@@ -3,13 +3,20 @@
 //! Three kinds: bytes (ids 0 to 255 are the bytes of the text; needs no file), Hugging Face's `tokenizer.json`, and
 //! SentencePiece's `tokenizer.model`.
 
+pub(crate) mod byte_level;
+mod characters;
 pub mod conventions;
+mod declared;
+mod decoder;
 mod hugging_face;
+mod literal;
 pub mod sentencepiece;
 mod stream;
 
 use crate::{Error, ModelConfig, Result};
 pub use conventions::{AddedToken, Conventions, SpacePrefix};
+use declared::Declared;
+pub(crate) use declared::{SPECIAL, token_text};
 pub use hugging_face::HuggingFace;
 pub use sentencepiece::{Pieces, SentencePiece};
 use std::path::Path;
@@ -24,8 +31,6 @@ pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "tokenizer.json";
 const PIECES: &str = "tokenizer.model";
 const MAX_FILE_BYTES: u64 = 256 << 20;
-/// Ids before a continuation that its text may depend on.
-const CONTEXT_IDS: usize = 32;
 /// Text that marks the end of a document in tokenizers trained here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
@@ -54,19 +59,21 @@ impl Tokenizer {
     /// A file cannot be read or parsed, or the tokenizer knows more ids than the model has embeddings.
     pub fn read(folder: &Path, config: &ModelConfig) -> Result<Option<Self>> {
         let (json, pieces, settings) = (folder.join(FILE), folder.join(PIECES), folder.join(CONFIG));
+        let mut said = if settings.exists() { read_object(&settings)? } else { Default::default() };
+        let limit = config.vocab_size;
         let (found, path) = if json.exists() {
-            (Self::from_json(&read_text(&json)?).map_err(|e| Error::file(&json, e.to_string()))?, json)
+            let declared = Declared::read(folder, &said)?;
+            let built = HuggingFace::from_json(&read_text(&json)?).and_then(|t| t.declare(&declared, limit));
+            let built = built.and_then(|t| t.without_added_from(limit));
+            (Self::HuggingFace(Box::new(built.map_err(|e| Error::file(&json, e.to_string()))?)), json)
         } else if pieces.exists() {
-            let model = Pieces::from_bytes(&read_bytes(&pieces)?);
-            let conventions = if settings.exists() {
-                Conventions::from_config(&read_object(&settings)?).map_err(|e| Error::file(&settings, e.to_string()))?
-            } else {
-                Conventions { add_bos: true, ..Conventions::default() }
-            };
-            let built = model.and_then(|model| Self::from_pieces(model, conventions));
+            let model = Pieces::from_bytes(&read_bytes(&pieces)?).map_err(|e| Error::file(&pieces, e.to_string()))?;
+            let mut conventions = Conventions::from_config(&said).map_err(|e| Error::file(&settings, e.to_string()))?;
+            conventions.added = Declared::read(folder, &said)?.among(&model, limit);
+            let built = Self::from_pieces(model, conventions);
             (built.map_err(|e| Error::file(&pieces, e.to_string()))?, pieces)
         } else if settings.exists() {
-            let class = read_object(&settings)?.remove("tokenizer_class");
+            let class = said.remove("tokenizer_class");
             if class.as_ref().and_then(|c| c.as_str()) != Some(BYTE_CLASS) {
                 return Err(Error::file(&settings, format!("stands alone; expected {FILE} or {PIECES} beside it")));
             }
@@ -74,12 +81,11 @@ impl Tokenizer {
         } else {
             return Ok(None);
         };
-        // Fewer ids than embeddings are usual: the rest is padding that is never sampled.
-        if found.vocab_size() > config.vocab_size {
-            return Err(Error::file(
-                &path,
-                format!("knows {} ids, but vocab_size is only {}", found.vocab_size(), config.vocab_size),
-            ));
+        // Fewer ids than embeddings are usual: the rest is padding that is never sampled. Added tokens without an
+        // embedding, such as a [PAD] of someone's training, are left out above, since no model can have learnt them.
+        if found.vocab_size() > limit {
+            let message = format!("knows {} ids, but vocab_size is only {limit}", found.vocab_size());
+            return Err(Error::file(&path, message));
         }
         Ok(Some(found))
     }
@@ -194,23 +200,47 @@ impl Tokenizer {
         }
     }
 
+    /// Ids of a text as it stands, as [`Tokenizer::encode_bare`], where no special token begins at the offsets in
+    /// `literal` (in ascending order): what reads like one there is text.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_literal(&self, text: &str, literal: &[usize]) -> Result<Vec<u32>> {
+        match self {
+            _ if literal.is_empty() => self.encode_bare(text),
+            Self::Bytes => self.encode_bare(text),
+            Self::SentencePiece(t) => Ok(t.encode_literal(text, false, literal)),
+            Self::HuggingFace(t) => t.encode_literal(text, literal),
+        }
+    }
+
+    /// Whether the text of a special token stands at the beginning of a text.
+    pub fn begins_special(&self, text: &str) -> bool {
+        match self {
+            Self::Bytes => false,
+            Self::SentencePiece(t) => t.begins_special(text),
+            Self::HuggingFace(t) => t.begins_special(text),
+        }
+    }
+
+    /// The ids that [`Tokenizer::encode`] puts before and after a text.
+    ///
+    /// # Errors
+    /// The tokenizer refuses any text.
+    pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let (whole, bare) = (self.encode("a")?, self.encode_bare("a")?);
+        let at = whole.windows(bare.len().max(1)).position(|ids| ids == bare).unwrap_or(0);
+        Ok((whole[..at].to_vec(), whole.get(at + bare.len()..).unwrap_or_default().to_vec()))
+    }
+
     /// Text of ids; bytes that are no UTF-8 become replacement characters.
     ///
     /// # Errors
     /// The tokenizer does not know an id.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        match self {
-            Self::Bytes => {
-                let bytes: Vec<u8> = ids.iter().map(|id| u8::try_from(*id).unwrap_or(b'?')).collect();
-                Ok(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            Self::HuggingFace(t) => t.decode(ids),
-            Self::SentencePiece(_) => {
-                let mut stream = self.stream();
-                let text: Result<String> = ids.iter().map(|id| stream.push(*id)).collect();
-                Ok(text? + &stream.finish()?)
-            }
-        }
+        let mut stream = self.stream();
+        let text: Result<String> = ids.iter().map(|id| stream.push(*id)).collect();
+        Ok(text? + &stream.finish()?)
     }
 
     /// A decoder that takes one id at a time and never emits half a character.
@@ -223,12 +253,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn stream_after(&self, ids: &[u32]) -> Result<TextStream<'_>> {
-        let mut stream = self.stream();
-        // What comes before the last few ids has no influence.
-        for id in &ids[ids.len().saturating_sub(CONTEXT_IDS)..] {
-            stream.push(*id)?;
-        }
-        Ok(stream)
+        self.stream().after(ids)
     }
 
     /// The files a checkpoint folder needs to carry this tokenizer: name and content.

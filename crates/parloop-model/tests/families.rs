@@ -10,6 +10,10 @@ fn config_of(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(FamilyCase::read(name).folder.join("config.json")).unwrap()).unwrap()
 }
 
+fn described(value: Value) -> parloop_model::Result<ModelConfig> {
+    family::describe(value, &[]).map(|described| described.config)
+}
+
 #[test]
 fn every_case_opens_as_its_family() {
     for name in FAMILIES {
@@ -18,15 +22,15 @@ fn every_case_opens_as_its_family() {
         let unused = case.checkpoint.unused();
         assert_eq!(unused.len(), if name == "llama" { 2 } else { 0 }, "{name}: {unused:?}");
         // Described in our terms, it is a model of our own form.
-        let again = ModelConfig::from_json(&case.checkpoint.config().to_json()).unwrap();
-        assert_eq!(&again, case.checkpoint.config(), "{name}");
+        let text = family::own().to_json(case.checkpoint.config(), case.checkpoint.notes()).unwrap();
+        assert_eq!(&family::parse(&text).unwrap().config, case.checkpoint.config(), "{name}");
     }
     assert_eq!(FamilyCase::read("iquestpltcoder").checkpoint.config().eos_ids(), [2, 40, 45]);
 }
 
 #[test]
 fn published_configurations_are_read() {
-    let loopcoder = ModelConfig::from_value(json!({
+    let loopcoder = described(json!({
         "architectures": ["IQuestPLTCoderForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
         "auto_map": {"AutoConfig": "configuration_iquestpltcoder.IQuestPLTCoderConfig"}, "bos_token_id": 1,
         "eos_token_id": [2, 75864, 75869], "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120,
@@ -42,7 +46,7 @@ fn published_configurations_are_read() {
     assert_eq!(tensors::expected(&loopcoder).len(), 171);
     assert_eq!(tensors::parameters(&loopcoder), 7_615_749_680);
 
-    let loop_40b = ModelConfig::from_value(json!({
+    let loop_40b = described(json!({
         "architectures": ["IQuestLoopCoderForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
         "eos_token_id": [2, 75864, 75869], "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120,
         "initializer_range": 0.02, "intermediate_size": 27648, "loop_num": 2, "loop_window_size": 8192,
@@ -56,7 +60,7 @@ fn published_configurations_are_read() {
     assert_eq!((recipe.shift, recipe.embedding_scale, recipe.norm, recipe.kv), (false, None, false, KvMode::Shared));
     assert_eq!(recipe.local, Some(Local { left: 8191, gate: GateKind::Query }));
 
-    let ouro = ModelConfig::from_value(json!({
+    let ouro = described(json!({
         "model_type": "ouro", "hidden_size": 2048, "num_hidden_layers": 48, "intermediate_size": 5632,
         "num_attention_heads": 16, "rms_norm_eps": 1e-06, "vocab_size": 49152, "num_key_value_heads": 16,
         "max_position_embeddings": 65536, "rope_theta": 1000000.0, "head_dim": 128, "tie_word_embeddings": false,
@@ -65,10 +69,10 @@ fn published_configurations_are_read() {
         "use_sliding_window": false, "use_cache": true, "attention_dropout": 0.0, "dtype": "bfloat16",
     }))
     .unwrap();
-    assert!(ouro.block.sandwich_norms && ouro.recipe.norm && ouro.recipe.exit.is_some());
+    assert!(ouro.extras.sandwich_norms && ouro.recipe.norm && ouro.recipe.exit.is_some());
     assert_eq!((ouro.recipe.count, ouro.recipe.kv), (4, KvMode::PerLoop));
 
-    let nanbeige = ModelConfig::from_value(json!({
+    let nanbeige = described(json!({
         "architectures": ["NanbeigeForCausalLM"], "model_type": "nanbeige", "vocab_size": 166144, "hidden_size": 3072,
         "auto_map": {"AutoConfig": "configuration_nanbeige.NanbeigeConfig"}, "intermediate_size": 10752,
         "num_hidden_layers": 22, "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128,
@@ -131,7 +135,7 @@ fn what_would_be_another_model_is_refused_by_name() {
     for (name, key, value, words) in cases.into_iter().chain(rope) {
         let mut config = config_of(name);
         config[key] = value.clone();
-        let message = ModelConfig::from_value(config).expect_err(&format!("{name}: {key} = {value}")).to_string();
+        let message = described(config).expect_err(&format!("{name}: {key} = {value}")).to_string();
         assert!(message.contains(words), "{name}, {key} = {value}: {message}");
     }
     for switch in [
@@ -144,9 +148,9 @@ fn what_would_be_another_model_is_refused_by_name() {
     ] {
         let mut config = config_of("nanbeige");
         config[switch] = false.into();
-        ModelConfig::from_value(config.clone()).unwrap();
+        described(config.clone()).unwrap();
         config[switch] = true.into();
-        assert!(ModelConfig::from_value(config).unwrap_err().to_string().contains(switch), "{switch}");
+        assert!(described(config).unwrap_err().to_string().contains(switch), "{switch}");
     }
 }
 
@@ -180,10 +184,10 @@ fn no_value_of_any_key_is_more_than_a_sentence() {
         for (key, value) in keys.iter().flat_map(|key| odd.iter().map(move |value| (key, value))) {
             let mut config = whole.clone();
             config[key] = value.clone();
-            match ModelConfig::from_value(config) {
+            match described(config) {
                 Ok(config) => {
                     read += 1;
-                    let (frequencies, factor) = parloop_model::rope::frequencies(&config);
+                    let (frequencies, factor) = config.frequencies();
                     assert!(frequencies.iter().all(|f| f.is_finite()) && factor.is_finite(), "{name}: {key} = {value}");
                     assert!(tensors::parameters(&config) > 0);
                 }
@@ -277,15 +281,86 @@ fn gates_that_are_missing_doubled_or_of_another_kind_are_refused() {
 }
 
 #[test]
+fn every_family_is_written_in_its_own_form_and_read_back_the_same() {
+    for name in FAMILIES {
+        let checkpoint = FamilyCase::read(name).checkpoint;
+        let text = checkpoint.family().to_json(checkpoint.config(), checkpoint.notes()).unwrap();
+        let again = family::parse(&text).unwrap();
+        assert_eq!((&again.config, &again.notes), (checkpoint.config(), checkpoint.notes()), "{name}");
+        assert_eq!(again.family.model_type, checkpoint.family().model_type, "{name}");
+        // Tensor names go both ways.
+        for spec in tensors::expected(checkpoint.config()) {
+            let theirs = again.family.their_name(&spec.name);
+            assert_eq!(again.family.our_name(&theirs), spec.name, "{name}: {theirs}");
+            let own = theirs.starts_with("model.gate_projections.");
+            assert_eq!(own, name == "iquestloopcoder" && spec.name.contains("plt_gate"), "{name}: {theirs}");
+        }
+    }
+}
+
+/// Whatever a family writes means the same model, or the family says that it cannot.
+#[test]
+fn a_family_writes_a_model_as_it_is_or_not_at_all() {
+    let mut rng = parloop_testing::Rng(3);
+    let mut written = std::collections::BTreeMap::new();
+    for _ in 0..300 {
+        let config = parloop_testing::config(&mut rng);
+        let own = family::own().write(&config, &Default::default()).unwrap();
+        assert_eq!(described(own).unwrap().computed(), config.computed());
+        for family in family::FAMILIES {
+            match family.write(&config, &Default::default()) {
+                Ok(value) => {
+                    assert_eq!(described(value).unwrap().computed(), config.computed(), "{}", family.model_type);
+                    *written.entry(family.model_type).or_insert(0) += 1;
+                }
+                Err(e) => assert!(e.to_string().contains("cannot express this model"), "{e}"),
+            }
+        }
+    }
+    assert_eq!(written["parloop"], 300);
+    assert!(written["llama"] > 0, "{written:?}");
+}
+
+#[test]
 fn a_plt_is_written_as_iquestpltcoder_and_read_back_the_same() {
     let golden = parloop_testing::Golden::read("plt3");
     let theirs = family::named("iquestpltcoder").unwrap();
-    let text = theirs.write(golden.checkpoint.config()).unwrap();
+    let write =
+        |family: &family::Family, checkpoint: &Checkpoint| family.to_json(checkpoint.config(), checkpoint.notes());
+    let text = write(theirs, &golden.checkpoint).unwrap();
     assert!(text.contains("\"plt_hidden_scale\": 0.053") && !text.contains("\"loop\""), "{text}");
-    assert_eq!(&ModelConfig::from_json(&text).unwrap(), golden.checkpoint.config());
+    assert_eq!(&family::parse(&text).unwrap().config, golden.checkpoint.config());
     for name in ["vanilla", "loop2", "loop2-clp", "loop2-clp-share", "loop2-share-gswa"] {
-        let message = theirs.write(parloop_testing::Golden::read(name).checkpoint.config()).unwrap_err().to_string();
+        let message = write(theirs, &parloop_testing::Golden::read(name).checkpoint).unwrap_err().to_string();
         assert!(message.contains("cannot express"), "{name}: {message}");
     }
-    assert!(family::named("llama").unwrap().write(golden.checkpoint.config()).is_err());
+    let message = write(family::named("llama").unwrap(), &golden.checkpoint).unwrap_err().to_string();
+    assert!(message.contains("\"plain transformer (1 loop)\" instead of \"3 loops"), "{message}");
+    assert!(write(family::named("llama").unwrap(), &parloop_testing::Golden::read("vanilla").checkpoint).is_ok());
+}
+
+#[test]
+fn keys_that_change_nothing_are_read_and_kept_and_others_only_when_they_are_to_be_ignored() {
+    let mut value = config_of("llama");
+    for (key, harmless) in [
+        ("unsloth_version", json!("2025.3.1")),
+        ("max_sequence_length", json!(2048)),
+        ("keys_to_ignore_at_inference", json!(["past_key_values"])),
+        ("temperature", json!(0.5)),
+        ("pruned_heads", json!({})),
+        ("pad_token_id", json!(3)),
+    ] {
+        value[key] = harmless;
+    }
+    let read = family::describe(value.clone(), &[]).unwrap();
+    let written = read.family.write(&read.config, &read.notes).unwrap();
+    assert_eq!((&written["pad_token_id"], &written["unsloth_version"]), (&json!(3), &json!("2025.3.1")));
+    // The same keys with a value that means something, and a key that nobody knows.
+    for (key, odd) in [("pruned_heads", json!({"0": [1]})), ("sliding_window", json!(5)), ("swing", json!(1))] {
+        let mut changed = value.clone();
+        changed[key] = odd;
+        let error = family::describe(changed.clone(), &[]).unwrap_err();
+        assert!(matches!(&error, parloop_model::Error::UnknownKey { key: found, .. } if found == key), "{error}");
+        assert_eq!(family::describe(changed, &[key.to_owned()]).unwrap().config, read.config, "{key}");
+    }
 }

@@ -1,13 +1,14 @@
 //! GGUF files of whole models: written and read back, and broken in every way.
 
 use parloop_model::config::TokenIds;
-use parloop_model::gguf::{Array, Container, Entry, Value, Writer, blocks, quantize};
+use parloop_model::dtype::codec;
+use parloop_model::gguf::{Array, Container, Entry, Value, Writer, quantize};
 use parloop_model::rope::RopeScaling;
 use parloop_model::tokenizer::{AddedToken, Conventions, Pieces, SpacePrefix};
 use parloop_model::{Checkpoint, DType, GateKind, ModelConfig, Recipe, Tokenizer, tensors};
 use parloop_testing::{Golden, Rng, checkpoint, config, config_with};
 use proptest::prelude::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 fn write(source: &Checkpoint, path: &Path, kind: DType) {
@@ -28,13 +29,11 @@ fn read_back(source: &Checkpoint, kind: DType) -> Checkpoint {
 /// factor is stored as a multiple of the usual one.
 fn told(config: &ModelConfig, again: &ModelConfig) -> ModelConfig {
     let mut told = config.clone();
-    let recipe = &config.recipe;
-    if recipe.count == 1 && recipe.local.is_none() && recipe.exit.is_none() && !config.block.sandwich_norms {
+    if config.is_plain() && !config.extras.sandwich_norms {
         told.recipe = Recipe::vanilla();
-        told.architectures = vec!["ParloopForCausalLM".into()];
     }
     if let (Some(RopeScaling::Yarn { attention_factor: a, .. }), Some(RopeScaling::Yarn { attention_factor: b, .. })) =
-        (&mut told.block.rope_scaling, &again.block.rope_scaling)
+        (&mut told.extras.rope_scaling, &again.extras.rope_scaling)
         && (*a / b - 1.0).abs() < 1e-6
     {
         *a = *b;
@@ -49,12 +48,12 @@ fn any_model_is_read_back_as_it_was_written() {
         let mut config = config(&mut rng);
         config.eos_token_id = rng.flip().then(|| TokenIds::Many(vec![1, 4, 2, 0]));
         config.bos_token_id = rng.flip().then_some(3);
-        if let Some(RopeScaling::Yarn { truncate, .. }) = &mut config.block.rope_scaling {
+        if let Some(RopeScaling::Yarn { truncate, .. }) = &mut config.extras.rope_scaling {
             // The other way cannot be expressed and is refused.
             let expressible = std::mem::replace(truncate, true);
             if !expressible {
                 let mut other = config.clone();
-                if let Some(RopeScaling::Yarn { truncate, .. }) = &mut other.block.rope_scaling {
+                if let Some(RopeScaling::Yarn { truncate, .. }) = &mut other.extras.rope_scaling {
                     *truncate = false;
                 }
                 let path = Path::new("never-written.gguf");
@@ -74,6 +73,86 @@ fn any_model_is_read_back_as_it_was_written() {
             read_back(&source, kind);
         }
     }
+}
+
+#[test]
+fn plain_families_are_written_under_the_names_that_other_engines_know() {
+    for (name, arch) in
+        [("llama", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen2-tied", "qwen2"), ("qwen3", "qwen3")]
+    {
+        let case = parloop_testing::FamilyCase::read(name);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        write(&case.checkpoint, &path, DType::F32);
+        let container = Container::read(Arc::new(std::fs::read(&path).unwrap())).unwrap();
+        assert_eq!(container.metadata["general.architecture"], Value::String(arch.into()), "{name}");
+        assert!(container.metadata.contains_key(&format!("{arch}.block_count")), "{name}");
+        let of_heads = container.tensors.keys().filter(|key| key.ends_with("_norm.weight") && key.contains("attn_"));
+        let norms = of_heads.filter(|key| key.contains("attn_q_norm") || key.contains("attn_k_norm")).count();
+        assert_eq!(norms, if name == "qwen3" { 4 } else { 0 }, "{name}");
+        assert_eq!(container.tensors.contains_key("blk.1.attn_k.bias"), arch == "qwen2", "{name}");
+        let again = Checkpoint::open(&path).unwrap();
+        assert_eq!(again.family().model_type, arch);
+        let (found, expected) = (again.config(), case.checkpoint.config());
+        assert_eq!((found.computed(), found.eos_ids()), (expected.computed(), expected.eos_ids()), "{name}");
+        for spec in tensors::expected(again.config()) {
+            let (found, expected) = (again.tensor(&spec.name).unwrap(), case.checkpoint.tensor(&spec.name).unwrap());
+            assert_eq!(found.to_f32(), expected.to_f32(), "{name}: {}", spec.name);
+        }
+    }
+}
+
+/// The parts of a model as `llama-gguf-split` writes them, `sizes` tensors each.
+fn split(whole: &Path, folder: &Path, sizes: &[usize]) -> Vec<PathBuf> {
+    let container = Container::read(Arc::new(std::fs::read(whole).unwrap())).unwrap();
+    let mut tensors: Vec<_> = container.tensors.into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let all = tensors.len();
+    let mut paths = Vec::new();
+    for (i, size) in sizes.iter().enumerate() {
+        let mut metadata: Vec<_> = if i == 0 { container.metadata.clone().into_iter().collect() } else { Vec::new() };
+        metadata.push(("split.no".into(), Value::U16(i as u16)));
+        metadata.push(("split.count".into(), Value::U16(sizes.len() as u16)));
+        metadata.push(("split.tensors.count".into(), Value::I32(all as i32)));
+        let part: Vec<_> = tensors.drain(..(*size).min(tensors.len())).collect();
+        let entries: Vec<_> =
+            part.iter().map(|(name, t)| Entry { name: name.clone(), shape: t.shape.clone(), kind: t.dtype }).collect();
+        let path = folder.join(format!("m-{:05}-of-{:05}.gguf", i + 1, sizes.len()));
+        let mut writer = Writer::create(&path, &metadata, &entries).unwrap();
+        part.iter().for_each(|(_, tensor)| writer.tensor(&tensor.bytes()).unwrap());
+        writer.finish().unwrap();
+        paths.push(path);
+    }
+    paths
+}
+
+#[test]
+fn a_model_in_parts_is_the_model_in_one_file() {
+    let mut rng = Rng(21);
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.gguf");
+    let source = checkpoint(&config_with(&mut rng, Recipe::plt(2)), &mut rng);
+    write(&source, &whole, DType::F32);
+    let paths = split(&whole, folder.path(), &[5, 1, 1000]);
+    let (one, parts) = (Checkpoint::open(&whole).unwrap(), Checkpoint::open(&paths[0]).unwrap());
+    assert_eq!(one.config(), parts.config());
+    for spec in tensors::expected(one.config()) {
+        assert_eq!(one.tensor(&spec.name).unwrap().bytes(), parts.tensor(&spec.name).unwrap().bytes());
+    }
+    let refused = |path: &Path| Checkpoint::open(path).unwrap_err().to_string();
+    assert!(refused(&paths[1]).contains("is part 2 of 3 of a model; give the first part"));
+    let swapped = folder.path().join("swapped");
+    std::fs::rename(&paths[2], &swapped).unwrap();
+    let message = refused(&paths[0]);
+    assert!(message.contains("m-00003-of-00003.gguf: is missing: the model is in 3 parts"), "{message}");
+    std::fs::copy(&paths[1], &paths[2]).unwrap();
+    assert!(refused(&paths[0]).contains("is part 2 of 3 of a model, expected 3 of 3"));
+    let renamed = folder.path().join("first.gguf");
+    std::fs::rename(&paths[0], &renamed).unwrap();
+    assert!(refused(&renamed).contains("expected a name that ends in -00001-of-00003.gguf"));
+    // Tensors that are in no part are missing by number.
+    let paths = split(&whole, folder.path(), &[5, 1, 1]);
+    assert!(refused(&paths[0]).contains("tensors in all its parts, they hold 7"));
 }
 
 #[test]
@@ -101,7 +180,7 @@ fn rows_in_blocks_keep_their_bytes_from_file_to_file() {
                 let mut row = vec![0.0; x.width()];
                 x.row(x.rows() / 2, &mut row);
                 let mut expected = vec![0; a.dtype.row_bytes(x.width()).unwrap()];
-                blocks::encode(a.dtype, &row, &mut expected);
+                codec::encode(a.dtype, &row, &mut expected);
                 assert_eq!(a.row_bytes(x.rows() / 2), expected, "{}", spec.name);
                 let whole: Vec<u8> = (0..a.rows()).flat_map(|i| a.row_bytes(i).to_vec()).collect();
                 assert_eq!(whole, *a.bytes());
@@ -109,10 +188,10 @@ fn rows_in_blocks_keep_their_bytes_from_file_to_file() {
                 assert_eq!((*owner).as_ref()[range], *a.bytes());
             }
             let of = |name: &str| once.tensor(name).unwrap().dtype;
-            assert_eq!(of(&tensors::layer(1, "mlp.down_proj.weight")), kind);
-            assert_eq!(of(&tensors::layer(0, "input_layernorm.weight")), DType::F32);
+            assert_eq!(of(&tensors::layer_name(1, "mlp.down_proj.weight")), kind);
+            assert_eq!(of(&tensors::layer_name(0, "input_layernorm.weight")), DType::F32);
             if config.recipe.count > 1 {
-                assert_eq!(of(&tensors::layer(1, "self_attn.plt_gate.weight")), DType::F32);
+                assert_eq!(of(&tensors::layer_name(1, "self_attn.plt_gate.weight")), DType::F32);
             }
             let head = of(if config.tie_word_embeddings { tensors::EMBEDDING } else { tensors::HEAD });
             assert_eq!(head, if kind.is_block() && kind.bits() < 6.5 { DType::Q6K } else { kind });
@@ -136,7 +215,7 @@ fn narrow_matrices_fall_back_to_a_stated_type() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         let written = quantize(&checkpoint(&config, &mut rng), &path, kind, 1, &mut |_, _| ()).unwrap();
-        let name = tensors::layer(0, "mlp.up_proj.weight");
+        let name = tensors::layer_name(0, "mlp.up_proj.weight");
         assert_eq!(Checkpoint::open(&path).unwrap().tensor(&name).unwrap().dtype, expected);
         let said =
             written.fallbacks.iter().any(|(n, w, k)| n == "blk.0.ffn_up.weight" && *w == width && *k == expected);

@@ -1,6 +1,7 @@
 //! Block types against what the Python package `gguf` and llama.cpp compute (`scripts/gguf_fixture.py`).
 
-use parloop_model::gguf::{Array, Container, Value, blocks};
+use parloop_model::dtype::codec;
+use parloop_model::gguf::{Array, Container, Value};
 use parloop_model::{DType, Tensor};
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ fn plain_types_write_what_the_python_package_writes() {
     let x = file.tensors["input"].to_f32();
     for (kind, name) in [(DType::F16, "f16.python"), (DType::BF16, "bf16.python")] {
         let mut bytes = vec![0; 2 * x.len()];
-        blocks::encode(kind, &x, &mut bytes);
+        codec::encode(kind, &x, &mut bytes);
         assert_eq!(bytes, *file.tensors[name].bytes(), "{name}");
     }
 }
@@ -67,9 +68,9 @@ fn quantised_errors_are_no_larger_than_those_of_llama_cpp() {
     let x = input.to_f32();
     for kind in DType::ALL.into_iter().filter(|k| k.is_block()) {
         let mut bytes = vec![0; kind.row_bytes(x.len()).unwrap()];
-        blocks::encode(kind, &x, &mut bytes);
+        codec::encode(kind, &x, &mut bytes);
         let mut ours = vec![0.0; x.len()];
-        blocks::decode(kind, &bytes, &mut ours);
+        codec::decode(kind, &bytes, &mut ours);
         let theirs = file.tensors[&format!("{}.ggml", kind.name())].to_f32();
         let (mut ratio, mut plain) = (0.0f64, 0.0f64);
         // Row by row: the rows are of different size.

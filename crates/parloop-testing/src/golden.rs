@@ -46,7 +46,7 @@ impl Golden {
 }
 
 /// Names of the folders of tiny checkpoints of other families (`tests/reference/families.py`).
-pub const FAMILIES: [&str; 14] = [
+pub const FAMILIES: [&str; 18] = [
     "iquestpltcoder",
     "iquestpltcoder-loop-gate-proj",
     "iquestpltcoder-query",
@@ -61,6 +61,10 @@ pub const FAMILIES: [&str; 14] = [
     "llama-llama3",
     "llama-yarn",
     "llama-yarn-factors",
+    "mistral",
+    "qwen2",
+    "qwen2-tied",
+    "qwen3",
 ];
 
 /// One tiny checkpoint of another family, a sequence, and the expected logits.

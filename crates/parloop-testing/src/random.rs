@@ -1,7 +1,7 @@
 //! Random small models: any recipe, odd sizes, seeded.
 
 use parloop_model::rope::RopeScaling;
-use parloop_model::{Block, Checkpoint, Exit, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
+use parloop_model::{Checkpoint, Exit, Extras, GateKind, KvMode, Local, ModelConfig, Recipe, Sizes, tensors};
 
 /// A small seeded generator (SplitMix64), so that a failing case can be repeated from its seed.
 pub struct Rng(pub u64);
@@ -57,11 +57,14 @@ pub fn config(rng: &mut Rng) -> ModelConfig {
     let mut config = config_with(rng, recipe);
     if rng.flip() {
         config.recipe.exit = rng.flip().then(|| Exit { threshold: rng.unit() });
-        config.block = Block {
-            attention_bias: rng.flip(),
+        let attention_bias = rng.flip();
+        config.extras = Extras {
+            attention_bias,
+            attention_output_bias: attention_bias,
             mlp_bias: rng.flip(),
             sandwich_norms: rng.flip(),
             rope_scaling: rope_scaling(rng),
+            qk_norms: false,
         };
     }
     config
@@ -94,9 +97,7 @@ fn rope_scaling(rng: &mut Rng) -> Option<RopeScaling> {
 /// A configuration of random odd sizes around a given recipe.
 pub fn config_with(rng: &mut Rng, recipe: Recipe) -> ModelConfig {
     let kv_heads = rng.range(1, 3);
-    ModelConfig {
-        model_type: "parloop".into(),
-        architectures: vec![],
+    let sizes = Sizes {
         vocab_size: rng.range(5, 70),
         hidden_size: rng.range(3, 41),
         intermediate_size: rng.range(1, 50),
@@ -104,18 +105,8 @@ pub fn config_with(rng: &mut Rng, recipe: Recipe) -> ModelConfig {
         num_attention_heads: kv_heads * rng.range(1, 3),
         num_key_value_heads: kv_heads,
         head_dim: 2 * rng.range(1, 11),
-        rms_norm_eps: 1e-5,
-        rope_theta: 10000.0,
-        max_position_embeddings: 4096,
-        tie_word_embeddings: rng.flip(),
-        bos_token_id: None,
-        eos_token_id: None,
-        hidden_act: "silu".into(),
-        torch_dtype: None,
-        block: Block::default(),
-        recipe,
-        other: Default::default(),
-    }
+    };
+    ModelConfig { tie_word_embeddings: rng.flip(), ..ModelConfig::new(sizes, recipe) }
 }
 
 /// A checkpoint in memory with random weights whose states stay of order one.

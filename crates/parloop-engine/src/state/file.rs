@@ -21,7 +21,7 @@
 
 use super::header::{Header, LIMIT, MAGIC, VERSION};
 use crate::files::{bad, begins_with, folder, io, replace};
-use crate::{Engine, Result, Sequence};
+use crate::{Engine, Error, Result, Sequence};
 use parloop_kernels::{KvTiles, Spares, memory};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -102,8 +102,8 @@ impl Engine {
         let file = File::open(path).map_err(|e| io("open", path, e))?;
         let mut from = Hashed::new(BufReader::new(file));
         let header = read_header(&mut from, path)?;
-        if let Some(refusal) = header.refusal(self) {
-            return Err(bad(path, refusal));
+        if let Some(mismatch) = header.mismatch(self) {
+            return Err(Error::State { path: path.to_owned(), mismatch });
         }
         let mut sequence = self.sequence();
         let (tokens, whole) = (header.tokens, header.whole);

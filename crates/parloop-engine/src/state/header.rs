@@ -1,6 +1,7 @@
 //! What a state file says about itself, and whether that suits the engine that reads it.
 
 use super::identity::identity;
+use crate::error::StateMismatch;
 use crate::{Engine, Sequence};
 use parloop_model::Recipe;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The first bytes of a state file.
 pub(super) const MAGIC: &[u8; 8] = b"plpstate";
 /// Changes whenever a file's content comes to mean something else.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Longest header that is read.
 pub(super) const LIMIT: u32 = 1 << 16;
 
@@ -51,37 +52,25 @@ impl Header {
     }
 
     /// Why a state with this header cannot go on in this engine.
-    pub fn refusal(&self, engine: &Engine) -> Option<String> {
+    pub fn mismatch(&self, engine: &Engine) -> Option<StateMismatch> {
         let here = Self::expected(engine);
         let context = engine.model.config().max_position_embeddings;
-        if self.weights != here.weights {
-            let (was, is) = (&self.weights, here.weights);
-            return Some(format!("was made with {was} weights, this run has {is}: give --weights {was}"));
+        let differ = |was: &str, is: &str| (was != is).then(|| (was.to_owned(), is.to_owned()));
+        if let Some((was, is)) = differ(&self.weights, &here.weights) {
+            return Some(StateMismatch::Weights { was, is });
         }
         if self.recipe != here.recipe {
-            let (was, is) = (self.recipe.describe(), here.recipe.describe());
-            return Some(format!(
-                "was made by another model ({was}), this one is: {is}; give the model that made it, or another file"
-            ));
+            return Some(StateMismatch::Recipe { was: self.recipe.describe(), is: here.recipe.describe() });
         }
-        if self.model != here.model {
-            let (was, is) = (&self.model, here.model);
-            return Some(format!(
-                "was made by another model ({was}), this one is {is}; give the model that made it, or another file"
-            ));
+        if let Some((was, is)) = differ(&self.model, &here.model) {
+            return Some(StateMismatch::Model { was, is });
         }
-        if self.kv != here.kv {
-            let (was, is) = (&self.kv, here.kv);
-            return Some(format!("holds keys and values as {was}, this run keeps them as {is}: give --kv {was}"));
+        if let Some((was, is)) = differ(&self.kv, &here.kv) {
+            return Some(StateMismatch::Kv { was, is });
         }
-        if self.instructions != here.instructions {
-            let (was, is) = (&self.instructions, here.instructions);
-            return Some(format!(
-                "was computed with the instruction set {was}, this run uses {is}, which rounds differently: \
-                 set PARLOOP_ISA={was}, or make the state anew"
-            ));
+        if let Some((was, is)) = differ(&self.instructions, &here.instructions) {
+            return Some(StateMismatch::Instructions { was, is });
         }
-        (self.tokens > context)
-            .then(|| format!("claims {} tokens, the model's context holds {context}; make the state anew", self.tokens))
+        (self.tokens > context).then_some(StateMismatch::TooLong { tokens: self.tokens, context })
     }
 }

@@ -2,33 +2,27 @@
 
 use crate::Model;
 use crate::exit::ExitGate;
-use crate::model::{Biases, Gate, Layer, Sandwich};
 use parloop_kernels::Weights;
+use parloop_model::layer::Piece;
 use twox_hash::xxhash3_128::Hasher;
 
-/// A fingerprint of a model as it runs: its configuration, every norm, gate and bias in full, and of every matrix the
-/// type, the shape, and 16 rows from the first to the last as numbers.
+/// A fingerprint of a model as it runs: what decides which numbers it computes, every norm and bias in full, and of every matrix the type, the
+/// shape, and 16 rows from the first to the last as numbers.
 ///
 /// It reads some 30 MB of a 15 GB model. Another model, another training step, another conversion of the weights
 /// change rows everywhere and are told apart; a change of single rows that are not looked at is not. It guards
 /// against mistakes, not against forgery.
 pub(super) fn identity(model: &Model) -> String {
     let mut hash = Hasher::new();
-    hash.write(model.config().to_json().as_bytes());
+    hash.write(model.config().computed().as_bytes());
     let embedding = &model.embedding;
     rows(&mut hash, embedding.type_name(), embedding.shape(), |i, out| embedding.row(i, out));
-    // Written out in full, so that a new tensor cannot be forgotten here.
     for layer in model.layers.iter() {
-        let Layer { input_norm, q, k, v, o, gate, post_norm, ff_gate, ff_up, ff_down, biases, sandwich } = layer;
-        [input_norm, post_norm].into_iter().for_each(|v| vector(&mut hash, v));
-        [q, k, v, o, ff_gate, ff_up, ff_down].into_iter().for_each(|m| matrix(&mut hash, m));
-        if let Some(Gate { kind: _, weight: _, values, bias, norm }) = gate {
-            [values, bias, norm].into_iter().for_each(|v| vector(&mut hash, v));
-        }
-        let Biases { q, k, v, o, ff_gate, ff_up, ff_down } = biases;
-        [q, k, v, o, ff_gate, ff_up, ff_down].into_iter().for_each(|v| vector(&mut hash, v));
-        if let Some(Sandwich { attention, feed_forward }) = sandwich {
-            [attention, feed_forward].into_iter().for_each(|v| vector(&mut hash, v));
+        for piece in layer.list() {
+            match piece {
+                Piece::Matrix(weights) => matrix(&mut hash, weights),
+                Piece::Vector(values) => vector(&mut hash, values),
+            }
         }
     }
     if let Some(ExitGate { weight, bias }) = &model.exit_gate {

@@ -36,6 +36,15 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
             .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now(\"{format}\"): {e}")))
     });
     environment.add_filter("tojson", tojson);
+    environment.add_filter("string", |value: Value| match float(&value) {
+        Some(x) => Value::from(python_float(x)),
+        None if value.as_str().is_some() => value,
+        None => Value::from(value.to_string()),
+    });
+    environment.set_formatter(|out, state, value| match float(value) {
+        Some(x) => Ok(out.write_str(&python_float(x))?),
+        None => minijinja::escape_formatter(out, state, value),
+    });
     // Python cannot iterate over None, and templates tell text from nothing by it.
     environment.add_test("iterable", |value: &Value| {
         matches!(
@@ -166,6 +175,14 @@ impl Json<'_> {
         }
         self.out.push('"');
     }
+}
+
+/// A number with a point, if that is what a value is.
+fn float(value: &Value) -> Option<f64> {
+    if value.kind() != ValueKind::Number || value.is_integer() {
+        return None;
+    }
+    f64::try_from(value.clone()).ok()
 }
 
 /// A number as Python's `repr` writes it: an exponent of at least two digits below 1e-4 and from 1e16 on.

@@ -7,10 +7,13 @@
 //! not repeated with `*` ([`FACTOR`]), the one way to grow without a variable.
 //!
 //! The filters are written into the source, where they bind to the operand before them and change no meaning. What
-//! cannot be followed here is refused.
+//! cannot be followed here is refused. In the same way `text % values`, which minijinja does not know, becomes a filter
+//! ([`FORMAT`]).
 
-use minijinja::value::{Rest, ValueKind};
+use minijinja::value::{Enumerator, Object, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The filter behind every reading of a variable.
 const VALUE: &str = "|parloop_value";
@@ -19,6 +22,8 @@ const VALUE: &str = "|parloop_value";
 const INDEXED: &str = "|parloop_indexed)";
 /// The filter around every factor.
 const FACTOR: &str = "|parloop_factor";
+/// The filter that takes the place of `%` where a text may stand before it.
+const FORMAT: &str = "|parloop_percent(";
 /// Most words and signs in one tag: the template's parser calls itself once for many of them.
 const MAX_TOKENS: usize = 1000;
 /// Most `elif` in a template, which its compiler nests.
@@ -53,11 +58,11 @@ pub(super) fn guarded(template: &str) -> Result<String, String> {
             };
             out.push_str(&template[at..start]);
             at = start;
-            tag.insertions.sort_by_key(|(offset, _)| *offset);
-            for (offset, text) in tag.insertions {
+            tag.insertions.sort_by_key(|insertion| insertion.at);
+            for Insertion { at: offset, over, text } in tag.insertions {
                 out.push_str(&template[at..offset]);
                 out.push_str(text);
-                at = offset;
+                at = offset + over;
             }
             end
         } else {
@@ -102,6 +107,13 @@ impl Token<'_> {
     }
 }
 
+/// What is written at an offset of the template, over so many bytes of it.
+struct Insertion {
+    at: usize,
+    over: usize,
+    text: &'static str,
+}
+
 /// What stands between `{{` and `}}` or `{%` and `%}`.
 struct Tag<'a> {
     tokens: Vec<Token<'a>>,
@@ -111,8 +123,7 @@ struct Tag<'a> {
     depth: Vec<usize>,
     is_block: bool,
     end: usize,
-    /// What to write, and where.
-    insertions: Vec<(usize, &'static str)>,
+    insertions: Vec<Insertion>,
 }
 
 impl<'a> Tag<'a> {
@@ -196,8 +207,16 @@ impl<'a> Tag<'a> {
             _ => usize::MAX,
         };
         let parameters = if self.word(parameters) == "(" { parameters..self.partner[parameters] } else { 0..0 };
+        let mut closed = Vec::new();
         for i in from..self.tokens.len() {
             let (before, word) = (self.before(i), self.word(i));
+            if word == "%" {
+                if self.may_be_format(i, from) {
+                    self.insertions.push(Insertion { at: self.tokens[i].end - 1, over: 1, text: FORMAT });
+                    closed.push(self.operand(i + 1));
+                }
+                continue;
+            }
             if word == "*" && !matches!(before, "(" | ",") {
                 self.filter(i.checked_sub(1).ok_or("a tag begins with *")?, FACTOR);
                 let right = self.operand(i + 1);
@@ -214,7 +233,7 @@ impl<'a> Tag<'a> {
             let start = self.tokens[i].end - word.len();
             for j in i + 1..=last {
                 if self.word(j) == "[" && self.depth[j] == self.depth[i] {
-                    self.insertions.push((start, "("));
+                    self.insert(start, "(");
                     self.filter(j - 1, INDEXED);
                 }
             }
@@ -222,20 +241,57 @@ impl<'a> Tag<'a> {
                 // Looks at no element; for a text minijinja counts its bytes.
             } else if i > from && self.is_test(i - 1) {
                 // The one argument of a test that stands without brackets.
-                self.insertions.push((start, "("));
+                self.insert(start, "(");
                 self.filter(last, VALUE);
-                self.insertions.push((self.tokens[last].end, ")"));
+                self.insert(self.tokens[last].end, ")");
             } else {
                 self.filter(last, VALUE);
             }
         }
+        // After what the values in them are put through.
+        closed.into_iter().rev().for_each(|last| self.filter(last, ")"));
         Ok(())
     }
 
+    fn insert(&mut self, at: usize, text: &'static str) {
+        self.insertions.push(Insertion { at, over: 0, text });
+    }
+
     fn filter(&mut self, index: usize, filter: &'static str) {
-        if let Some(token) = self.tokens.get(index) {
-            self.insertions.push((token.end, filter));
+        if let Some(end) = self.tokens.get(index).map(|token| token.end) {
+            self.insert(end, filter);
         }
+    }
+
+    /// Whether a text may stand before the `%` at `i`: not a number, nor what was computed from numbers.
+    fn may_be_format(&self, i: usize, from: usize) -> bool {
+        let Some(last) = i.checked_sub(1).filter(|last| *last >= from) else { return false };
+        if self.word(last).starts_with(|c: char| c.is_ascii_digit()) {
+            return false;
+        }
+        // Back over the operand: brackets, attributes, filters.
+        let mut first = last;
+        loop {
+            if matches!(self.word(first), ")" | "]" | "}") {
+                first = self.partner[first];
+            }
+            let joined = first.checked_sub(1).filter(|before| *before >= from);
+            first = match joined {
+                Some(before) if matches!(self.word(before), "." | "|") => match before.checked_sub(1) {
+                    Some(operand) => operand,
+                    None => return false,
+                },
+                // A call or an index.
+                Some(before) if matches!(self.word(first), "(" | "[") && self.is_operand_end(before) => before,
+                _ => break,
+            };
+        }
+        first == from || !matches!(self.before(first), "*" | "/" | "//" | "%" | "**" | "-")
+    }
+
+    /// Whether an operand may end here.
+    fn is_operand_end(&self, i: usize) -> bool {
+        matches!(self.word(i), ")" | "]" | "}") || self.is_variable(i) || self.word(i).starts_with(['"', '\''])
     }
 
     fn is_variable(&self, i: usize) -> bool {
@@ -317,6 +373,7 @@ fn number(text: &str) -> usize {
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(VALUE.trim_start_matches('|'), paid);
     environment.add_filter("chain", chain);
+    environment.add_filter(FORMAT.trim_matches(['|', '(']), percent);
     environment.add_filter(INDEXED.trim_matches(['|', ')']), |value: Value| value);
     environment.add_filter(FACTOR.trim_start_matches('|'), |value: Value| match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {
@@ -326,19 +383,65 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     });
 }
 
+/// Python's `%`: a format and what comes in its places, or the rest of a division.
+fn percent(state: &State, left: Value, right: Value) -> Result<Value, Error> {
+    if let Some(format) = left.as_str() {
+        let is_tuple = right.downcast_object_ref::<minijinja::value::Tuple>().is_some();
+        let values = if is_tuple { right.try_iter()?.collect() } else { vec![right] };
+        return super::python::printf(state, format, &values).map(Value::from);
+    }
+    let unfit = || {
+        let (left, right) = (left.kind(), right.kind());
+        Error::new(ErrorKind::InvalidOperation, format!("tried to use % operator on {left} and {right}"))
+    };
+    match (i64::try_from(left.clone()), i64::try_from(right.clone())) {
+        (Ok(a), Ok(b)) if left.is_integer() && right.is_integer() => {
+            // As in Python the rest has the sign of the divisor.
+            let rest = a.checked_rem(b).ok_or_else(unfit)?;
+            Ok(Value::from(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }))
+        }
+        _ => match (f64::try_from(left.clone()), f64::try_from(right.clone())) {
+            (Ok(a), Ok(b)) if b != 0.0 => {
+                let rest = a % b;
+                Ok(Value::from(if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }))
+            }
+            _ => Err(unfit()),
+        },
+    }
+}
+
+/// The entries of several maps, of which later ones count.
+#[derive(Debug, Default)]
+struct Joined {
+    keys: Vec<Value>,
+    values: HashMap<Value, Value>,
+}
+
+impl Object for Joined {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.values.get(key).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.keys.clone())
+    }
+}
+
 /// The elements of several lists, or the entries of several maps, one after the other.
 fn chain(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Error> {
     let all: Vec<Value> = std::iter::once(first).chain(others.0).collect();
     let mut price = Price { state, units: 0 };
     if all.iter().all(|value| value.kind() == ValueKind::Map) {
-        let mut entries = Vec::new();
+        let mut joined = Joined::default();
         for map in &all {
             for key in map.try_iter()? {
                 price.pay(2 * ELEMENT)?;
-                entries.push((key.clone(), map.get_item(&key)?));
+                if joined.values.insert(key.clone(), map.get_item(&key)?).is_none() {
+                    joined.keys.push(key);
+                }
             }
         }
-        return Ok(entries.into_iter().collect());
+        return Ok(Value::from_object(joined));
     }
     let mut list = Vec::new();
     for value in &all {

@@ -1,8 +1,8 @@
 //! What templates use of Python's values: methods and formats.
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Rest, ValueKind};
-use minijinja::{Environment, Error, State, Value};
+use minijinja::value::{Rest, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 /// What stands behind `value.method(...)`.
@@ -10,15 +10,78 @@ pub(super) fn method(state: &mut State, value: &Value, method: &str, args: &[Val
     if let ("format", Some(format)) = (method, value.as_str()) {
         pay_ahead(state, format, args)?;
     }
-    unknown_method_callback(state, value, method, args)
+    match (value.as_str(), text_method(method)) {
+        (Some(text), Some(apply)) => apply(text, args),
+        _ => unknown_method_callback(state, value, method, args),
+    }
+}
+
+type Method = fn(&str, &[Value]) -> Result<Value, Error>;
+
+/// Methods of `str` that the library lacks.
+fn text_method(name: &str) -> Option<Method> {
+    let method: Method = match name {
+        "rsplit" => rsplit,
+        "partition" => |text, args| {
+            let (separator,): (&str,) = from_args(args)?;
+            let parts = text.split_once(separator).map(|(a, b)| [a, separator, b]);
+            Ok(parts.unwrap_or([text, "", ""]).into_iter().collect())
+        },
+        "rpartition" => |text, args| {
+            let (separator,): (&str,) = from_args(args)?;
+            let parts = text.rsplit_once(separator).map(|(a, b)| [a, separator, b]);
+            Ok(parts.unwrap_or(["", "", text]).into_iter().collect())
+        },
+        "removeprefix" => |text, args| {
+            let (prefix,): (&str,) = from_args(args)?;
+            Ok(text.strip_prefix(prefix).unwrap_or(text).into())
+        },
+        "removesuffix" => |text, args| {
+            let (suffix,): (&str,) = from_args(args)?;
+            Ok(text.strip_suffix(suffix).unwrap_or(text).into())
+        },
+        "casefold" => |text, args| {
+            let () = from_args(args)?;
+            Ok(text.to_lowercase().into())
+        },
+        _ => return None,
+    };
+    Some(method)
+}
+
+/// Python's `str.rsplit(sep=None, maxsplit=-1)`.
+fn rsplit(text: &str, args: &[Value]) -> Result<Value, Error> {
+    let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;
+    let most = most.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let mut parts: Vec<&str> = Vec::new();
+    match separator {
+        Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "rsplit: the separator is empty")),
+        Some(separator) => parts.extend(text.rsplitn(most.saturating_add(1), separator)),
+        None => {
+            let mut rest = text.trim();
+            while !rest.is_empty() {
+                let cut = if parts.len() < most { rest.rfind(char::is_whitespace) } else { None };
+                let Some(at) = cut else { break };
+                let word = rest[at..].trim_start();
+                parts.push(word);
+                rest = rest[..at].trim_end();
+            }
+            parts.extend((!rest.is_empty()).then_some(rest));
+        }
+    }
+    Ok(parts.into_iter().rev().collect())
 }
 
 pub(super) fn add_to(environment: &mut Environment<'static>) {
+    // Runs of what Python's `\\w` means.
+    environment.add_filter("wordcount", |text: &str| {
+        text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).count()
+    });
     environment.add_filter("format", |state: &mut State, format: &str, args: Rest<Value>| printf(state, format, &args));
 }
 
 /// A text with `%s` and the like in it, and what comes in their place.
-fn printf(state: &State, text: &str, args: &[Value]) -> Result<String, Error> {
+pub(super) fn printf(state: &State, text: &str, args: &[Value]) -> Result<String, Error> {
     pay_ahead(state, text, args)?;
     format(FormatStyle::Printf, text, args)
 }

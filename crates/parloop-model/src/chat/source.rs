@@ -1,5 +1,6 @@
 //! Where a chat template comes from.
 
+use crate::tokenizer::token_text;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -53,9 +54,8 @@ impl ChatSource {
 
 /// The keys `*_token` of `tokenizer_config.json`: a text, or an object with `content`.
 pub(crate) fn special_tokens(config: &Map<String, Value>) -> BTreeMap<String, String> {
-    let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
     let named = config.iter().filter(|(name, _)| name.ends_with("_token"));
-    named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
+    named.filter_map(|(name, value)| Some((name.clone(), token_text(value)?.to_owned()))).collect()
 }
 
 /// `{% generation %}` marks what a model is trained on and changes no text: here it is a block that always runs.

@@ -219,11 +219,45 @@ fn what_guards_a_template_changes_no_meaning() {
         ("{% set s | upper %}a{{ {'b': {'c': 'd'}}['b']['c'] }}{% endset %}{{ s }}", "AD"),
         ("{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{{ 3 is divisibleby 3 }}", "3True"),
         ("{% set one = 1 %}{{ one is in [one] and 1 not in [2] }}", "True"),
+        ("{{ 7 % 4 }}{{ -7 % 4 }}{{ 7 % -4 }}{{ 2 * 7 % 4 }}{{ 7.5 % 2 }}", "31-121.5"),
+        ("{% set n = 7 %}{{ n % 4 }}{{ (n + 1) % 3 }}{{ messages|length % 2 == 1 }}{{ -n % 4 }}", "32True1"),
+        (
+            "{% for m in messages %}{{ loop.index0 % 2 == 0 }}{% endfor %}{{ [1, 2] | chain([3]) | list }}",
+            "True[1, 2, 3]",
+        ),
+        ("{{ {'a': 1} | chain({'b': 2}) | items | length }}{{ 'abc' | length }}{{ messages | count }}", "231"),
     ] {
         assert_eq!(rendered(template, &said("hello")).unwrap(), text, "{template}");
     }
     for template in ["{% include 'x' %}", "{{ 'a }}", "{{ (1 }}", "{# x", "{% raw %}x"] {
         assert!(rendered(template, &[]).unwrap_err().to_string().contains("cannot be read"), "{template}");
+    }
+}
+
+#[test]
+fn texts_have_pythons_formats_and_methods() {
+    for (template, text) in [
+        ("{{ '<%s>' % messages[0].role }}{{ '%s|%d' % ('a', 3) }}", "<user>a|3"),
+        ("{{ 'a' + '%s' % 'b' ~ 'c' }}{{ ('%s' % 'x') | upper }}{{ '%%' % () }}", "abcX%"),
+        ("{% set f = '%05.2f' %}{{ f % 3.14159 }}{{ '%(a)s-%(b)s' % {'a': 1, 'b': 2} }}{{ '%x' % 255 }}", "03.141-2ff"),
+        ("{% set f = ['%s!'] %}{{ f[0] % messages[0]['content'] | upper }}{{ '%s' % [1, 2] }}", "HELLO![1, 2]"),
+        (
+            "{{ 'a,b,c'.rsplit(',', 1) }}{{ ' a b  c '.rsplit() }}{{ 'a b c'.rsplit(none, 1) }}",
+            "['a,b', 'c']['a', 'b', 'c']['a b', 'c']",
+        ),
+        ("{{ 'a=b=c'.partition('=') | join('|') }} {{ 'a=b=c'.rpartition('=') | join('|') }}", "a|=|b=c a=b|=|c"),
+        ("{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('c') }}{{ 'a b, c_d!' | wordcount }}", "bcab3"),
+        (
+            "{{ 1e-5 | tojson }} {{ 1e16 | tojson }} {{ 1.5e300 | tojson }} {{ 0.0001 | tojson }}",
+            "1e-05 1e+16 1.5e+300 0.0001",
+        ),
+        ("{{ 1e-5 }} {{ 1e16 }} {{ 1e-5 | string }} {{ '%s' % 1e-5 }} {{ 2.0 }}", "1e-05 1e+16 1e-05 1e-05 2.0"),
+        ("a\r\n{% if true %}\r\nb\r{% endif %}\r\n", "a\nb\n"),
+    ] {
+        assert_eq!(rendered(template, &said("hello")).unwrap(), text, "{template}");
+    }
+    for template in ["{{ '%s %s' % 'a' }}", "{{ 'a' % }}", "{{ 'x'.rsplit('') }}", "{{ 5 % 0 }}", "{{ [] % 2 }}"] {
+        assert!(rendered(template, &said("hello")).is_err(), "{template}");
     }
 }
 

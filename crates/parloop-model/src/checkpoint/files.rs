@@ -3,7 +3,7 @@
 use super::{DType, SharedBytes, Tensor};
 use crate::mapped::MappedFile;
 use crate::{Error, Result};
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// Longest header of a safetensors file, as the format has it.
+const MAX_HEADER_BYTES: usize = 100_000_000;
 
 #[derive(serde::Deserialize)]
 struct Index {
@@ -88,13 +90,10 @@ pub(super) fn open_folder(folder: &Path) -> Result<HashMap<String, Tensor>> {
 /// Adds the tensors of one safetensors file, whose header is validated first.
 pub(super) fn add_tensors(path: &Path, bytes: SharedBytes, into: &mut HashMap<String, Tensor>) -> Result<()> {
     let data: &[u8] = (*bytes).as_ref();
-    let (header, metadata) = SafeTensors::read_metadata(data).map_err(|e| {
-        Error::file(
-            path,
-            format!("is not a whole safetensors file of {} bytes: {e}; fetch or write it again", data.len()),
-        )
+    let (base, metadata) = header(data).map_err(|e| {
+        let message = format!("is not a whole safetensors file of {} bytes: {e}; fetch or write it again", data.len());
+        Error::file(path, message)
     })?;
-    let base = 8 + header;
     for (name, info) in metadata.tensors() {
         let dtype = match info.dtype {
             Dtype::F32 => DType::F32,
@@ -111,4 +110,20 @@ pub(super) fn add_tensors(path: &Path, bytes: SharedBytes, into: &mut HashMap<St
         }
     }
     Ok(())
+}
+
+/// Where the tensors of a safetensors file begin, and what its header says of them: sizes that fit the shapes, one
+/// tensor after the other, from there to the file's end.
+fn header(data: &[u8]) -> std::result::Result<(usize, Metadata), String> {
+    let (length, rest) = data.split_first_chunk::<8>().ok_or("it has no room for a header")?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|n| *n <= MAX_HEADER_BYTES.min(rest.len()));
+    let length = length.ok_or("its header would be longer than the file")?;
+    // A copy: another process may write the file while it is parsed.
+    let text = rest[..length].to_vec();
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    let (found, needed) = (rest.len() - length, metadata.data_len());
+    if found != needed {
+        return Err(format!("its tensors take {needed} bytes, {found} follow the header"));
+    }
+    Ok((8 + length, metadata))
 }

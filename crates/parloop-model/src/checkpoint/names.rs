@@ -1,6 +1,7 @@
 //! Holding the tensors found against the tensors expected.
 
 use super::Tensor;
+use crate::dtype::codec;
 use crate::family::Family;
 use crate::tensors::{self, Role};
 use crate::{Error, ModelConfig, Result};
@@ -19,8 +20,9 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.misshapen.is_empty() && self.unknown.is_empty()
+    /// How many tensors do not fit.
+    pub fn count(&self) -> usize {
+        self.missing.len() + self.misshapen.len() + self.unknown.len()
     }
 }
 
@@ -34,11 +36,10 @@ impl fmt::Display for Mismatch {
         } else if let Some(name) = self.unknown.first() {
             write!(f, "tensor {name}: is not part of the model that the configuration describes")?;
         }
-        let all = self.missing.len() + self.misshapen.len() + self.unknown.len();
-        if all > 1 {
+        if self.count() > 1 {
             write!(
                 f,
-                " (in all {} missing, {} of another shape, {} unknown; `parloop inspect` lists them)",
+                " (in all {} missing, {} of another shape, {} unknown)",
                 self.missing.len(),
                 self.misshapen.len(),
                 self.unknown.len()
@@ -48,14 +49,27 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Whether there is a head that repeats the embedding.
+/// Whether there is a head that repeats the embedding, in its type or rounded from one to the other's.
 fn same_head(named: &HashMap<String, (String, Tensor)>) -> bool {
     match (named.get(tensors::HEAD), named.get(tensors::EMBEDDING)) {
-        (Some((_, head)), Some((_, embedding))) => {
-            (head.dtype, &head.shape) == (embedding.dtype, &embedding.shape) && head.bytes() == embedding.bytes()
+        (Some((_, head)), Some((_, embedding))) if head.shape == embedding.shape => {
+            if head.dtype == embedding.dtype {
+                return head.bytes() == embedding.bytes();
+            }
+            rounds_to(embedding, head) || rounds_to(head, embedding)
         }
         _ => false,
     }
+}
+
+/// Whether every row of `to` is that of `from` in another type.
+fn rounds_to(from: &Tensor, to: &Tensor) -> bool {
+    let (mut values, mut bytes) = (vec![0.0; from.width()], vec![0; to.byte_len() / to.rows().max(1)]);
+    (0..from.rows()).all(|i| {
+        from.row(i, &mut values);
+        codec::encode(to.dtype, &values, &mut bytes);
+        bytes == to.row_bytes(i)
+    })
 }
 
 /// Gives the tensors found our names and holds them against those expected. Returns the model's tensors, and the
@@ -103,5 +117,5 @@ pub(super) fn check(
     }
     mismatch.unknown.extend(named.into_values().map(|(theirs, _)| theirs));
     mismatch.unknown.sort();
-    if mismatch.is_empty() { Ok((checked, unused)) } else { Err(Error::Tensors(Box::new(mismatch))) }
+    if mismatch.count() == 0 { Ok((checked, unused)) } else { Err(Error::Tensors(Box::new(mismatch))) }
 }

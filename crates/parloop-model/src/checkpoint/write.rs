@@ -2,7 +2,8 @@
 //! only when it is whole.
 
 use super::{DType, Tensor, files};
-use crate::gguf::blocks;
+use crate::dtype::codec;
+use crate::family::{self, Notes};
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use std::borrow::Cow;
@@ -89,7 +90,7 @@ impl ToWrite for TensorCopy<'_> {
 
 fn rounded(values: &[f32], dtype: DType) -> Vec<u8> {
     let mut bytes = vec![0; dtype.row_bytes(values.len()).unwrap_or(0)];
-    blocks::encode(dtype, values, &mut bytes);
+    codec::encode(dtype, values, &mut bytes);
     bytes
 }
 
@@ -163,12 +164,13 @@ impl CheckpointWriter {
         Ok(Self { target: folder.to_owned(), temporary })
     }
 
-    /// Writes `config.json` and the tokenizer's files.
+    /// Writes `config.json` in our own form and the tokenizer's files.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn model(&self, config: &ModelConfig, tokenizer: Option<&Tokenizer>) -> Result<()> {
-        self.file("config.json", config.to_json().as_bytes())?;
+        let text = family::own().to_json(config, &Notes::default())?;
+        self.file("config.json", text.as_bytes())?;
         tokenizer.map_or(Ok(()), |t| t.files().iter().try_for_each(|(name, bytes)| self.file(name, bytes)))
     }
 

@@ -8,23 +8,25 @@
 //! | `plt_normalize_per_loop` | true |
 //! | `plt_gate_use_hidden_states` | false: the gate looks at the query |
 
-use super::{Family, llama_like};
-use crate::config::Fields;
-use crate::{Error, GateKind, KvMode, Local, ModelConfig, Recipe, Result};
-use serde_json::{Map, Value, json};
+use super::{Family, llama_like, plain};
+use crate::fields::Fields;
+use crate::{GateKind, KvMode, Local, ModelConfig, Recipe, Result};
+use serde_json::{Map, Value};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "iquestpltcoder",
     title: "LoopCoder-V2, a Parallel Loop Transformer",
+    class: "IQuestPLTCoderForCausalLM",
     read,
-    write: Some(write),
+    write,
+    names: &[],
     aliases: &[
         ("model.layers.{n}.self_attn.loop_gate_proj.", "model.layers.{n}.self_attn.plt_gate."),
         ("model.gate_projections.{n}.", "model.layers.{n}.self_attn.plt_gate."),
     ],
 };
 
-fn read(mut fields: Fields) -> Result<ModelConfig> {
+fn read(fields: &mut Fields) -> Result<ModelConfig> {
     let count = fields.required("plt_num_loops")?;
     let window: Vec<usize> = fields.optional("plt_window_size")?.unwrap_or_else(|| vec![64, 0]);
     let left = match window[..] {
@@ -45,41 +47,19 @@ fn read(mut fields: Fields) -> Result<ModelConfig> {
     llama_like(fields, recipe)
 }
 
-/// Writes a PLT as this family's configuration. Its tensor names are ours.
-fn write(config: &ModelConfig) -> Result<String> {
+/// Its tensor names are ours.
+fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
     let recipe = &config.recipe;
-    let cannot = |what: &str| Err(Error::Config(format!("{what}, which {} cannot express", FAMILY.model_type)));
-    let (Some(embedding), Some(local)) = (recipe.embedding_scale, recipe.local) else {
-        return cannot("the recipe has no gated window or adds no embedding");
-    };
-    if !recipe.shift || recipe.kv != KvMode::Shared {
-        return cannot("the recipe has no shift or no shared K/V");
+    map.insert("plt_num_loops".into(), recipe.count.into());
+    if let Some(local) = recipe.local {
+        map.insert("plt_window_size".into(), vec![local.left, 0].into());
+        map.insert("plt_gate_use_hidden_states".into(), (local.gate == GateKind::Hidden).into());
     }
-    if recipe.exit.is_some() || config.block.sandwich_norms {
-        return cannot("the model has an exit gate or sandwich norms");
+    map.insert("plt_emb_scale".into(), plain(&recipe.embedding_scale));
+    map.insert("plt_hidden_scale".into(), plain(&recipe.hidden_scale));
+    map.insert("plt_normalize_per_loop".into(), recipe.norm.into());
+    // The class wants to be told that there are none.
+    for (key, there) in [("attention_bias", config.extras.attention_bias), ("mlp_bias", config.extras.mlp_bias)] {
+        map.insert(key.into(), there.into());
     }
-    let own = json!({
-        "model_type": FAMILY.model_type,
-        "architectures": ["IQuestPLTCoderForCausalLM"],
-        "plt_num_loops": recipe.count,
-        "plt_window_size": [local.left, 0],
-        "plt_emb_scale": number(embedding),
-        "plt_hidden_scale": number(recipe.hidden_scale),
-        "plt_normalize_per_loop": recipe.norm,
-        "plt_gate_use_hidden_states": local.gate == GateKind::Hidden,
-        "attention_bias": config.block.attention_bias,
-        "mlp_bias": config.block.mlp_bias,
-    });
-    let mut map: Map<String, Value> = serde_json::from_str(&config.to_json())
-        .map_err(|e| Error::Config(format!("cannot be written as {}: {e}", FAMILY.model_type)))?;
-    map.remove("loop");
-    if let Value::Object(own) = own {
-        map.extend(own);
-    }
-    Ok(format!("{:#}\n", Value::Object(map)))
-}
-
-/// A number as its shortest decimal: 0.707 rather than 0.7070000171661377, which is the same f32.
-fn number(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

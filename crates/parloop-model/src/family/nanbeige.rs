@@ -2,11 +2,19 @@
 //! loop unless `skip_loop_final_norm`.
 
 use super::{Family, llama_like};
-use crate::config::Fields;
+use crate::fields::Fields;
 use crate::{ModelConfig, Recipe, Result};
+use serde_json::{Map, Value};
 
-pub(super) static FAMILY: Family =
-    Family { model_type: "nanbeige", title: "Nanbeige, a looped transformer", read, write: None, aliases: &[] };
+pub(super) static FAMILY: Family = Family {
+    model_type: "nanbeige",
+    title: "Nanbeige, a looped transformer",
+    class: "NanbeigeForCausalLM",
+    read,
+    write,
+    names: &[],
+    aliases: &[],
+};
 
 /// Switches that make another model of it.
 const SWITCHES: [&str; 20] = [
@@ -47,7 +55,7 @@ const SETTINGS: [&str; 11] = [
     "skip_ngram_for_input",
 ];
 
-fn read(mut fields: Fields) -> Result<ModelConfig> {
+fn read(fields: &mut Fields) -> Result<ModelConfig> {
     fields.switched_off(&SWITCHES)?;
     fields.ignore(&SETTINGS);
     let count = fields.required("num_loops")?;
@@ -58,4 +66,9 @@ fn read(mut fields: Fields) -> Result<ModelConfig> {
         Some(n) => Err(crate::Error::Config(format!("kv_channels is {n}, expected head_dim ({})", config.head_dim))),
         None => Ok(config),
     }
+}
+
+fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
+    map.insert("num_loops".into(), config.recipe.count.into());
+    map.insert("skip_loop_final_norm".into(), (!config.recipe.norm).into());
 }

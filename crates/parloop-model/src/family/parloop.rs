@@ -1,37 +1,46 @@
-//! Our own checkpoints: a Llama configuration and the object `loop`.
+//! Our own checkpoints: a Llama configuration and the object `loop`, which together hold any model.
 
-use super::{Family, llama_like};
-use crate::config::Fields;
+use super::{Family, llama_like, plain};
+use crate::fields::Fields;
 use crate::{Error, ModelConfig, Recipe, Result};
+use serde_json::{Map, Value};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "parloop",
     title: "a checkpoint of parloop's own form",
+    class: "ParloopForCausalLM",
     read,
-    write: Some(write),
+    write,
+    names: &[],
     aliases: &[],
 };
 
-/// The class name in configurations that we write.
-pub(super) const ARCHITECTURE: &str = "ParloopForCausalLM";
-
-fn read(mut fields: Fields) -> Result<ModelConfig> {
+fn read(fields: &mut Fields) -> Result<ModelConfig> {
     // Nothing is guessed in our own files.
-    for key in ["num_key_value_heads", "head_dim"] {
-        if !fields.has(key) {
-            return Err(Error::Config(format!("has no {key}, expected a whole number")));
-        }
-    }
+    fields.needs(&["num_key_value_heads", "head_dim"])?;
     let Some(recipe) = fields.object("loop")? else {
         return Err(Error::Config("has no loop, expected an object in { } with the loop recipe".into()));
     };
     let recipe = Recipe::read(recipe)?;
+    let output_bias = fields.optional("attention_output_bias")?;
+    let qk_norms = fields.optional("qk_norms")?.unwrap_or(false);
     let sandwich_norms = fields.optional("sandwich_norms")?.unwrap_or(false);
     let mut config = llama_like(fields, recipe)?;
-    config.block.sandwich_norms = sandwich_norms;
+    let extras = &mut config.extras;
+    (extras.qk_norms, extras.sandwich_norms) = (qk_norms, sandwich_norms);
+    extras.attention_output_bias = output_bias.unwrap_or(extras.attention_bias);
     Ok(config)
 }
 
-fn write(config: &ModelConfig) -> Result<String> {
-    Ok(config.to_json())
+fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
+    let extras = &config.extras;
+    if extras.attention_output_bias != extras.attention_bias {
+        map.insert("attention_output_bias".into(), extras.attention_output_bias.into());
+    }
+    for (key, there) in [("qk_norms", extras.qk_norms), ("sandwich_norms", extras.sandwich_norms)] {
+        if there {
+            map.insert(key.into(), true.into());
+        }
+    }
+    map.insert("loop".into(), plain(&config.recipe));
 }

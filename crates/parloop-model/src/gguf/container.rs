@@ -6,7 +6,7 @@
 
 use super::reader::{Reader, Result};
 use super::value::{DEPTH, Value};
-use crate::checkpoint::SharedBytes;
+use crate::bytes::SharedBytes;
 use crate::{DType, Tensor};
 use std::collections::HashMap;
 
@@ -117,7 +117,7 @@ impl Container {
         let pairs = reader.count("metadata pairs", LEAST_PAIR)?;
         let mut metadata = HashMap::new();
         for _ in 0..pairs {
-            let key = reader.string()?.to_owned();
+            let key = reader.string()?;
             let kind = reader.u32()?;
             let value = reader.value(kind, DEPTH).map_err(|e| format!("{e} (metadata key \"{key}\")"))?;
             if metadata.contains_key(&key) {
@@ -146,7 +146,7 @@ fn alignment(metadata: &HashMap<String, Value>) -> Result<usize> {
 
 /// Reads one tensor's description and checks all that concerns it alone.
 fn info(reader: &mut Reader<'_>, alignment: usize) -> Result<Info> {
-    let name = reader.string()?.to_owned();
+    let name = reader.string()?;
     let fail = |message: String| Err(format!("tensor {name} {message}"));
     let dimensions = reader.u32()? as usize;
     if !(1..=DIMENSIONS).contains(&dimensions) {

@@ -1,8 +1,9 @@
 //! Tensor names of GGUF files and of Hugging Face checkpoints.
 //!
-//! `blk.N.` stands for `model.layers.N.`. The names of gates are ours. A name that stands in no table is the same in
-//! both.
+//! `blk.N.` stands for `model.layers.N.`; [`LayerParts`] has both names of a layer's tensors, of which those of gates
+//! are ours. A name that stands in no table is the same in both.
 
+use crate::layer::LayerParts;
 use crate::tensors;
 
 const GLOBAL: [(&str, &str); 3] = [
@@ -11,38 +12,14 @@ const GLOBAL: [(&str, &str); 3] = [
     ("output.weight", tensors::HEAD),
 ];
 
-const LAYER: [(&str, &str); 21] = [
-    ("attn_norm.weight", "input_layernorm.weight"),
-    ("attn_q.weight", "self_attn.q_proj.weight"),
-    ("attn_q.bias", "self_attn.q_proj.bias"),
-    ("attn_k.weight", "self_attn.k_proj.weight"),
-    ("attn_k.bias", "self_attn.k_proj.bias"),
-    ("attn_v.weight", "self_attn.v_proj.weight"),
-    ("attn_v.bias", "self_attn.v_proj.bias"),
-    ("attn_output.weight", "self_attn.o_proj.weight"),
-    ("attn_output.bias", "self_attn.o_proj.bias"),
-    ("post_attention_norm.weight", "input_layernorm_2.weight"),
-    ("loop_gate.weight", "self_attn.plt_gate.weight"),
-    ("loop_gate.bias", "self_attn.plt_gate.bias"),
-    ("loop_gate_norm.weight", "self_attn.plt_gate.gate_norm.weight"),
-    ("ffn_norm.weight", "post_attention_layernorm.weight"),
-    ("ffn_gate.weight", "mlp.gate_proj.weight"),
-    ("ffn_gate.bias", "mlp.gate_proj.bias"),
-    ("ffn_up.weight", "mlp.up_proj.weight"),
-    ("ffn_up.bias", "mlp.up_proj.bias"),
-    ("ffn_down.weight", "mlp.down_proj.weight"),
-    ("ffn_down.bias", "mlp.down_proj.bias"),
-    ("post_ffw_norm.weight", "post_attention_layernorm_2.weight"),
-];
-
 /// The Hugging Face name of a tensor of a GGUF file.
 pub(super) fn to_hugging_face(name: &str) -> String {
     if let Some((_, found)) = GLOBAL.iter().find(|(from, _)| *from == name) {
         return (*found).to_owned();
     }
     let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    let found = layer.and_then(|(n, ending)| Some((n, LAYER.iter().find(|(from, _)| *from == ending)?.1)));
-    found.map_or(name.to_owned(), |(n, ending)| format!("model.layers.{n}.{ending}"))
+    let found = layer.and_then(|(n, ending)| Some((n, LayerParts::every().iter().find(|p| p.gguf == ending)?)));
+    found.map_or(name.to_owned(), |(n, part)| format!("model.layers.{n}.{}", part.name))
 }
 
 /// The GGUF name of a tensor of a Hugging Face checkpoint.
@@ -51,8 +28,8 @@ pub(super) fn to_gguf(name: &str) -> String {
         return (*found).to_owned();
     }
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-    let found = layer.and_then(|(n, ending)| Some((n, LAYER.iter().find(|(_, from)| *from == ending)?.0)));
-    found.map_or(name.to_owned(), |(n, ending)| format!("blk.{n}.{ending}"))
+    let found = layer.and_then(|(n, ending)| Some((n, LayerParts::every().iter().find(|p| p.name == ending)?)));
+    found.map_or(name.to_owned(), |(n, part)| format!("blk.{n}.{}", part.gguf))
 }
 
 /// Whether the rows of a tensor (by its Hugging Face name) are those of heads that rotary embedding turns: the heads
@@ -68,7 +45,7 @@ pub(super) fn rotated(name: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ModelConfig, tensors};
+    use crate::{family, tensors};
 
     #[test]
     fn every_name_of_a_looped_model_goes_there_and_back() {
@@ -76,7 +53,7 @@ mod tests {
             include_str!("../../../../tests/goldens/plt2/config.json"),
             include_str!("../../../../tests/goldens/plt2-query-gate/config.json"),
         ] {
-            for spec in tensors::expected(&ModelConfig::from_json(text).unwrap()) {
+            for spec in tensors::expected(&family::parse(text).unwrap().config) {
                 let short = to_gguf(&spec.name);
                 assert!(!short.contains("model.") && short.len() < 64, "{short}");
                 assert_eq!(to_hugging_face(&short), spec.name);

@@ -2,7 +2,8 @@
 
 use super::value::Value;
 use super::writer::{Entry, Writer};
-use super::{blocks, config, names, rope, tokenizer};
+use super::{config, names, rope, text, tokenizer};
+use crate::dtype::codec;
 use crate::tensor::stored_row;
 use crate::tensors::{Role, Spec};
 use crate::{Checkpoint, DType, Error, Result, Tensor, tensors};
@@ -71,26 +72,25 @@ pub fn quantize(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Written> {
     let config = checkpoint.config();
-    let llama = config::architecture_of(config) == config::LLAMA;
+    let arch = config::architecture_of(config);
     let plan: Vec<Planned> = tensors::expected(config)
         .into_iter()
         .map(|spec| {
             let head = spec.role == Role::Head || spec.role == Role::Embedding && config.tie_word_embeddings;
             let kind = type_of(&spec, kind, head);
             let entry = Entry { name: names::to_gguf(&spec.name), shape: spec.shape.clone(), kind };
-            let paired = if llama && names::rotated(&spec.name).is_some() { config.head_dim } else { 0 };
+            let paired = if arch.paired && names::rotated(&spec.name).is_some() { config.head_dim } else { 0 };
             Planned { spec, entry, paired }
         })
         .collect();
-    let (scaling, divisors) = rope::to_metadata(config, config::architecture_of(config))?;
+    let (scaling, divisors) = rope::to_metadata(config, arch.name)?;
     let mut metadata = config::to_metadata(config);
     metadata.extend(scaling);
     metadata.push(("general.file_type".into(), Value::U32(file_type(kind))));
     metadata.push(("general.quantization_version".into(), Value::U32(2)));
-    metadata.extend(tokenizer::to_metadata(checkpoint.tokenizer(), config)?);
-    if let Some(chat) = &checkpoint.settings().chat {
-        metadata.push(("tokenizer.chat_template".into(), Value::String(chat.template.clone())));
-    }
+    let known = tokenizer::to_metadata(checkpoint.tokenizer(), config, &checkpoint.stops())?;
+    metadata.extend(text::to_metadata(checkpoint.settings(), checkpoint.tokenizer(), &known));
+    metadata.extend(known);
     let mut entries: Vec<Entry> = plan.iter().map(|p| p.entry.clone()).collect();
     entries.extend(divisors.iter().map(|d| Entry {
         name: rope::FACTORS.into(),
@@ -155,8 +155,7 @@ fn encoded(tensor: &Tensor, planned: &Planned, threads: usize) -> Result<Vec<u8>
                 for (row, out) in (first * part..).zip(out.chunks_exact_mut(size)) {
                     let same = tensor.dtype == kind;
                     tensor.row(source(row), &mut values);
-                    let most =
-                        if same || matches!(kind, DType::F32 | DType::BF16) { f32::MAX } else { blocks::LARGEST };
+                    let most = if same || matches!(kind, DType::F32 | DType::BF16) { f32::MAX } else { codec::LARGEST };
                     if let Some(message) = unfit(kind, most, &values) {
                         *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                             Some(Error::tensor(&planned.spec.name, message));
@@ -166,7 +165,7 @@ fn encoded(tensor: &Tensor, planned: &Planned, threads: usize) -> Result<Vec<u8>
                         out.copy_from_slice(tensor.row_bytes(source(row)));
                         continue;
                     }
-                    blocks::encode(kind, &values, out);
+                    codec::encode(kind, &values, out);
                 }
             });
         }

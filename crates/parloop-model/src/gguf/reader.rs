@@ -57,10 +57,12 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| format!("claims {found} {what}, but only {} bytes follow; it is cut or broken", self.left()))
     }
 
-    pub fn string(&mut self) -> Result<&'a str> {
+    /// A text, copied before it is looked at: another process may write the file.
+    pub fn string(&mut self) -> Result<String> {
         let length = self.count("bytes of text", 1)?;
         let at = self.at;
-        std::str::from_utf8(self.take(length)?).map_err(|_| format!("holds a text at byte {at} that is not UTF-8"))
+        String::from_utf8(self.take(length)?.to_vec())
+            .map_err(|_| format!("holds a text at byte {at} that is not UTF-8"))
     }
 
     /// A value of a kind; arrays may nest `depth` times.
@@ -74,7 +76,7 @@ impl<'a> Reader<'a> {
             kind::I32 => Value::I32(self.u32()? as i32),
             kind::F32 => Value::F32(f32::from_le_bytes(self.array()?)),
             kind::BOOL => Value::Bool(self.bool()?),
-            kind::STRING => Value::String(self.string()?.to_owned()),
+            kind::STRING => Value::String(self.string()?),
             kind::ARRAY => {
                 let (kind, count, start) = self.walk_array(depth)?;
                 Value::Array(Array::checked(kind, count, self.bytes[start..self.at].to_vec()))

@@ -7,7 +7,7 @@
 use super::metadata::Metadata;
 use super::reader::Result;
 use super::value::{Pairs, Value};
-use crate::rope::{RopeScaling, scaled, sharpness};
+use crate::rope::{RopeScaling, frequencies, sharpness};
 use crate::{Error, ModelConfig, Tensor};
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ fn llama3(metadata: &Metadata<'_>, factors: &[f32], theta: f32, head_dim: usize)
 
 /// Divisors of the D/2 frequencies.
 fn divisors(head_dim: usize, theta: f32, scaling: RopeScaling) -> Vec<f32> {
-    let (plain, changed) = (scaled(head_dim, theta, None).0, scaled(head_dim, theta, Some(scaling)).0);
+    let (plain, changed) = (frequencies(head_dim, theta, None).0, frequencies(head_dim, theta, Some(scaling)).0);
     plain.iter().zip(changed).map(|(plain, changed)| (plain / changed) as f32).collect()
 }
 
@@ -103,7 +103,7 @@ fn divisors(head_dim: usize, theta: f32, scaling: RopeScaling) -> Vec<f32> {
 pub(super) fn to_metadata(config: &ModelConfig, arch: &str) -> crate::Result<(Pairs, Option<Vec<f32>>)> {
     let pair = |name: &str, value| (format!("{arch}.rope.scaling.{name}"), value);
     let kind = |name: &str| pair("type", Value::String(name.into()));
-    let Some(scaling) = config.block.rope_scaling else { return Ok((Vec::new(), None)) };
+    let Some(scaling) = config.extras.rope_scaling else { return Ok((Vec::new(), None)) };
     Ok(match scaling {
         RopeScaling::Linear { factor } => (vec![kind("linear"), pair("factor", Value::F32(factor))], None),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {

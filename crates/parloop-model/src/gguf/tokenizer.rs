@@ -7,8 +7,9 @@ mod pre;
 use super::metadata::Metadata;
 use super::reader::Result;
 use super::value::{Array, Pairs, Value};
+use crate::tokenizer::byte_level::CHARACTERS;
 use crate::tokenizer::sentencepiece::PiecesKind;
-use crate::{ModelConfig, Tokenizer};
+use crate::{ModelConfig, Stops, Tokenizer};
 use serde_json::{Map, Value as Json, json};
 use std::collections::{BTreeSet, HashMap};
 
@@ -56,11 +57,13 @@ fn byte_level() -> Json {
 }
 
 /// The file's tokenizer; `None` if it has none.
-pub(super) fn read(metadata: &Metadata<'_>) -> Result<Option<Tokenizer>> {
+///
+/// Added tokens from `limit` on have no embedding, so that no model can have learnt them; they are left out.
+pub(super) fn read(metadata: &Metadata<'_>, limit: usize) -> Result<Option<Tokenizer>> {
     let json = match (metadata.text(MODEL)?, metadata.text(WHOLE)?) {
-        (Some("gpt2"), _) => byte_level_bpe(metadata)?.to_string(),
-        (Some("llama"), _) => return pieces::read(metadata, PiecesKind::Bpe).map(Some),
-        (Some("t5"), _) => return pieces::read(metadata, PiecesKind::Unigram).map(Some),
+        (Some("gpt2"), _) => byte_level_bpe(metadata, limit)?.to_string(),
+        (Some("llama"), _) => return pieces::read(metadata, PiecesKind::Bpe, limit).map(Some),
+        (Some("t5"), _) => return pieces::read(metadata, PiecesKind::Unigram, limit).map(Some),
         (None | Some("none" | "no_vocab"), None) => return Ok(None),
         (None | Some("none" | "no_vocab"), Some(text)) => text.to_owned(),
         (Some(other), _) => {
@@ -111,20 +114,21 @@ fn vocabulary(metadata: &Metadata<'_>) -> Result<(Vec<String>, Vec<i64>)> {
 }
 
 /// The `tokenizer.json` of the file's byte-level BPE.
-fn byte_level_bpe(metadata: &Metadata<'_>) -> Result<Json> {
+fn byte_level_bpe(metadata: &Metadata<'_>, limit: usize) -> Result<Json> {
     let name = metadata.text(PRE)?.unwrap_or("default");
     let pre = pre::by_name(name).ok_or_else(|| format!("has {PRE} = \"{name}\", which this version does not know"))?;
     let (texts, kinds) = vocabulary(metadata)?;
     let (mut vocab, mut added) = (Map::new(), Vec::new());
     for (id, (text, kind)) in texts.iter().zip(&kinds).enumerate() {
         // Rows without a token are filled up with unused ones; what the tokenizer does not know is never sampled.
-        if text.is_empty() || *kind == i64::from(kind::UNUSED) {
+        let added_kind = *kind == i64::from(kind::CONTROL) || *kind == i64::from(kind::USER_DEFINED);
+        if text.is_empty() || *kind == i64::from(kind::UNUSED) || id >= limit && added_kind {
             continue;
         }
         if let Some(other) = vocab.insert(text.clone(), id.into()) {
             return Err(format!("has the token {text:?} twice, with ids {other} and {id}"));
         }
-        if *kind == i64::from(kind::CONTROL) || *kind == i64::from(kind::USER_DEFINED) {
+        if added_kind {
             added.push(json!({
                 "id": id, "content": text, "special": *kind == i64::from(kind::CONTROL),
                 "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
@@ -183,11 +187,11 @@ fn template(before: Option<(String, u32)>, after: Option<(String, u32)>) -> Json
             "special_tokens": special })
 }
 
-/// The keys of a tokenizer, and of the configuration's special ids.
+/// The keys of a tokenizer, and of the ids that begin and end a text, whoever names them.
 ///
 /// # Errors
 /// The tokenizer does something that the keys cannot express.
-pub(super) fn to_metadata(tokenizer: Option<&Tokenizer>, config: &ModelConfig) -> crate::Result<Pairs> {
+pub(super) fn to_metadata(tokenizer: Option<&Tokenizer>, config: &ModelConfig, stops: &Stops) -> crate::Result<Pairs> {
     let mut pairs = match tokenizer {
         None => vec![pair(MODEL, text("none"))],
         Some(Tokenizer::Bytes) => vocabulary_keys(byte_tokens(), &[], "gpt-2", config.vocab_size),
@@ -206,7 +210,8 @@ pub(super) fn to_metadata(tokenizer: Option<&Tokenizer>, config: &ModelConfig) -
         }
     };
     id(BOS, config.bos_token_id);
-    let ends = config.eos_ids();
+    let mut ends: Vec<u32> = config.eos_ids().to_vec();
+    ends.extend(stops.ids().iter().filter(|id| !config.eos_ids().contains(id)));
     id(EOS, ends.first().copied());
     id(EOT, ends.get(1).copied());
     id(EOM, ends.get(2).copied());
@@ -224,16 +229,7 @@ fn text(text: &str) -> Value {
 
 /// The texts of the 256 bytes in byte-level BPE.
 fn byte_tokens() -> HashMap<u32, (String, i32)> {
-    // Printable bytes of Latin-1 stand for themselves, the others for what comes after the first 256 characters
-    // (`bytes_to_unicode` of GPT-2).
-    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let mut next = 256;
-    (0..256)
-        .map(|byte| {
-            let code = if printable(byte) { byte } else { (next, next += 1).0 };
-            (byte, (char::from_u32(code).map(String::from).unwrap_or_default(), kind::NORMAL))
-        })
-        .collect()
+    (0..).zip(CHARACTERS.iter()).map(|(byte, c)| (byte, (c.to_string(), kind::NORMAL))).collect()
 }
 
 /// The keys of a `tokenizer.json`, if it is a byte-level BPE that these keys can express.

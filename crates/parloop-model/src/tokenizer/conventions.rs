@@ -71,28 +71,8 @@ impl Conventions {
             (Some(true), true) => SpacePrefix::EveryFragment,
             (_, false) => SpacePrefix::TextStart,
         };
-        let mut added = Vec::new();
-        if let Some(list) = config.get("added_tokens_decoder") {
-            let bad = |what: &str| Error::Input(format!("has an added_tokens_decoder that is not usable: {what}"));
-            for (id, token) in list.as_object().ok_or_else(|| bad("it is not an object"))? {
-                let number = id.parse().ok().filter(|id| *id < MAX_ID);
-                let id = number.ok_or_else(|| bad(&format!("\"{id}\" is not a token id")))?;
-                let text = token.get("content").and_then(Value::as_str).filter(|text| !text.is_empty());
-                let text = text.ok_or_else(|| bad(&format!("token {id} has no content")))?.to_owned();
-                let is = |key| token.get(key).and_then(Value::as_bool).unwrap_or(false);
-                added.push(AddedToken {
-                    id,
-                    text,
-                    special: is("special"),
-                    lstrip: is("lstrip"),
-                    rstrip: is("rstrip"),
-                    single_word: is("single_word"),
-                });
-            }
-        }
-        added.sort_by_key(|t| t.id);
         Ok(Self {
-            added,
+            added: added_tokens(config)?,
             add_bos: flag("add_bos_token")?.unwrap_or(true),
             add_eos: flag("add_eos_token")?.unwrap_or(false),
             space_prefix,
@@ -122,6 +102,33 @@ impl Conventions {
         config.insert("legacy".into(), legacy.into());
         config
     }
+}
+
+/// The tokens of `added_tokens_decoder` in a `tokenizer_config.json`, in the order of their ids.
+///
+/// # Errors
+/// The key holds something else.
+pub(super) fn added_tokens(config: &Map<String, Value>) -> Result<Vec<AddedToken>> {
+    let mut added = Vec::new();
+    let Some(list) = config.get("added_tokens_decoder") else { return Ok(added) };
+    let bad = |what: &str| Error::Input(format!("has an added_tokens_decoder that is not usable: {what}"));
+    for (id, token) in list.as_object().ok_or_else(|| bad("it is not an object"))? {
+        let number = id.parse().ok().filter(|id| *id < MAX_ID);
+        let id = number.ok_or_else(|| bad(&format!("\"{id}\" is not a token id")))?;
+        let text = token.get("content").and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text = text.ok_or_else(|| bad(&format!("token {id} has no content")))?.to_owned();
+        let is = |key| token.get(key).and_then(Value::as_bool).unwrap_or(false);
+        added.push(AddedToken {
+            id,
+            text,
+            special: is("special"),
+            lstrip: is("lstrip"),
+            rstrip: is("rstrip"),
+            single_word: is("single_word"),
+        });
+    }
+    added.sort_by_key(|t| t.id);
+    Ok(added)
 }
 
 /// Cuts a text at its added tokens: `each(text before, token)`, and at last `each(rest, None)`. `longest` says which

@@ -10,7 +10,7 @@
 mod bpe;
 mod decode;
 mod normalize;
-mod prefixes;
+pub(super) mod prefixes;
 mod proto;
 mod unigram;
 
@@ -317,6 +317,11 @@ impl SentencePiece {
 
     /// Ids of a text; `around` puts the tokens that begin and end a text around it, as the conventions say.
     pub fn encode(&self, text: &str, around: bool) -> Vec<u32> {
+        self.encode_literal(text, around, &[])
+    }
+
+    /// [`SentencePiece::encode`], where no special token begins at the offsets in `literal`.
+    pub(super) fn encode_literal(&self, text: &str, around: bool, literal: &[usize]) -> Vec<u32> {
         let mut ids = Vec::new();
         if around && self.conventions.add_bos {
             ids.extend(self.model.bos);
@@ -325,7 +330,12 @@ impl SentencePiece {
         super::conventions::split(
             text,
             &self.conventions.added,
-            |rest| self.added.longest(rest),
+            |rest| {
+                let found = self.added.longest(rest)?;
+                let special = self.conventions.added[found.1 as usize].special;
+                let is_text = special && literal.binary_search(&(text.len() - rest.len())).is_ok();
+                (!is_text).then_some(found)
+            },
             |fragment, token| {
                 let dummy = match self.conventions.space_prefix {
                     SpacePrefix::Model => self.model.normalizer.add_dummy_prefix,
@@ -342,6 +352,11 @@ impl SentencePiece {
             ids.extend(self.model.eos);
         }
         ids
+    }
+
+    /// Whether a special token stands at the beginning of a text.
+    pub(super) fn begins_special(&self, text: &str) -> bool {
+        self.added.longest(text.as_bytes()).is_some_and(|(_, i)| self.conventions.added[i as usize].special)
     }
 
     /// Ids of a text without added tokens (`sentencepiece_processor.cc`, `PopulateSentencePieceText`).

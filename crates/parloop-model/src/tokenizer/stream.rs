@@ -1,25 +1,52 @@
 //! Ids to text while they come, whole characters only.
 
 use super::Tokenizer;
+use super::characters::{Broken, take};
+use super::decoder::Position;
 use super::sentencepiece::Decode;
 use crate::Result;
 
-/// Turns ids into text piece by piece. Bytes of an unfinished character wait for the rest of it.
+/// Turns ids into text piece by piece. What is not certain yet, such as bytes of an unfinished character, waits.
+///
+/// The pieces together are what [`Tokenizer::decode`] gives for all ids at once.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Ids whose text is not settled yet, after those that give it context.
-    ids: Vec<u32>,
-    /// Bytes of the text of `ids` that were already given out.
-    emitted: usize,
-    /// Unfinished character of the byte-level tokenizer.
-    bytes: Vec<u8>,
-    /// State of a SentencePiece tokenizer.
-    pieces: Decode,
+    state: State,
+    /// Text that stands already, of ids whose text was not certain before others followed.
+    shown: String,
+}
+
+/// Where a text stands, for each kind of tokenizer.
+#[derive(Clone)]
+enum State {
+    Bytes(Vec<u8>),
+    Pieces(Decode),
+    Steps(Position),
+    /// A decoder that cannot go step by step: all ids, until the end.
+    Whole(Vec<u32>),
 }
 
 impl<'a> TextStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), emitted: 0, bytes: Vec::new(), pieces: Decode::default() }
+        let state = match tokenizer {
+            Tokenizer::Bytes => State::Bytes(Vec::new()),
+            Tokenizer::SentencePiece(_) => State::Pieces(Decode::default()),
+            Tokenizer::HuggingFace(t) if t.streams() => State::Steps(Position::default()),
+            Tokenizer::HuggingFace(_) => State::Whole(Vec::new()),
+        };
+        Self { tokenizer, state, shown: String::new() }
+    }
+
+    /// Takes the ids that come before, whose text stands already.
+    pub(super) fn after(mut self, ids: &[u32]) -> Result<Self> {
+        for id in ids {
+            self.raw_push(*id)?;
+        }
+        // What still waits was shown as the end of a text. It will come once more when it is certain.
+        let state = self.state.clone();
+        self.shown = self.raw_finish()?;
+        self.state = state;
+        Ok(self)
     }
 
     /// Takes the next id and returns the text that is now certain, possibly none.
@@ -27,28 +54,8 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn push(&mut self, id: u32) -> Result<String> {
-        if matches!(self.tokenizer, Tokenizer::Bytes) {
-            self.bytes.push(u8::try_from(id).unwrap_or(b'?'));
-            return Ok(self.whole_characters());
-        }
-        if let Tokenizer::SentencePiece(t) = self.tokenizer {
-            return self.pieces.push(t, id);
-        }
-        self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids)?;
-        if text.ends_with('\u{FFFD}') && self.ids.len() < 64 {
-            return Ok(String::new());
-        }
-        let new = text.get(self.emitted..).unwrap_or_default().to_owned();
-        if new.is_empty() && self.ids.len() > 1 {
-            // An id without text, such as a special token, gives the next one no context.
-            self.ids.pop();
-            return Ok(new);
-        }
-        // A decoder may treat the first id of a text differently, so one settled id stays as context.
-        self.ids.drain(..self.ids.len() - 1);
-        self.emitted = self.tokenizer.decode(&self.ids)?.len();
-        Ok(new)
+        let text = self.raw_push(id)?;
+        Ok(self.new_part(text))
     }
 
     /// The rest: an unfinished character becomes a replacement character.
@@ -56,44 +63,48 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn finish(&mut self) -> Result<String> {
-        let text = match self.tokenizer {
-            Tokenizer::Bytes => String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned(),
-            Tokenizer::SentencePiece(_) => self.pieces.finish(),
-            Tokenizer::HuggingFace(_) => {
-                let text = self.tokenizer.decode(&self.ids)?;
-                text.get(self.emitted..).unwrap_or_default().to_owned()
-            }
-        };
-        self.ids.clear();
-        self.emitted = 0;
+        let text = self.raw_finish()?;
+        let text = self.new_part(text);
+        *self = Self::new(self.tokenizer);
         Ok(text)
     }
 
-    /// Takes as many whole characters as the waiting bytes hold; invalid bytes become replacement characters.
-    fn whole_characters(&mut self) -> String {
-        let mut text = String::new();
-        while !self.bytes.is_empty() {
-            match std::str::from_utf8(&self.bytes) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    self.bytes.clear();
-                }
-                Err(e) => {
-                    let valid = e.valid_up_to();
-                    text.push_str(&String::from_utf8_lossy(&self.bytes[..valid]));
-                    match e.error_len() {
-                        None => {
-                            self.bytes.drain(..valid);
-                            break;
-                        }
-                        Some(bad) => {
-                            text.push('\u{FFFD}');
-                            self.bytes.drain(..valid + bad);
-                        }
-                    }
-                }
-            }
+    /// A text without the beginning that stands already.
+    fn new_part(&mut self, text: String) -> String {
+        let same: usize =
+            self.shown.chars().zip(text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        // Where they part, what stands was the replacement of an unfinished character.
+        if same < text.len() {
+            self.shown.clear();
+        } else {
+            self.shown.drain(..same);
         }
-        text
+        text[same..].to_owned()
+    }
+
+    fn raw_push(&mut self, id: u32) -> Result<String> {
+        match (&mut self.state, self.tokenizer) {
+            (State::Bytes(bytes), _) => {
+                bytes.push(u8::try_from(id).unwrap_or(b'?'));
+                Ok(take(bytes, Broken::Beginning, false))
+            }
+            (State::Pieces(pieces), Tokenizer::SentencePiece(t)) => pieces.push(t, id),
+            (State::Steps(at), Tokenizer::HuggingFace(t)) => t.push(at, id),
+            (State::Whole(ids), _) => {
+                ids.push(id);
+                Ok(String::new())
+            }
+            _ => unreachable!("the state was made for this tokenizer"),
+        }
+    }
+
+    fn raw_finish(&mut self) -> Result<String> {
+        match (&mut self.state, self.tokenizer) {
+            (State::Bytes(bytes), _) => Ok(take(bytes, Broken::Beginning, true)),
+            (State::Pieces(pieces), _) => Ok(pieces.finish()),
+            (State::Steps(at), Tokenizer::HuggingFace(t)) => t.finish(at),
+            (State::Whole(ids), Tokenizer::HuggingFace(t)) => t.decode_whole(ids),
+            _ => unreachable!("the state was made for this tokenizer"),
+        }
     }
 }

@@ -24,7 +24,7 @@ const NO_SCORE: f32 = -1000.0;
 const SPACE: char = '\u{2581}';
 
 /// The file's SentencePiece tokenizer.
-pub(super) fn read(metadata: &Metadata<'_>, algorithm: PiecesKind) -> Result<Tokenizer> {
+pub(super) fn read(metadata: &Metadata<'_>, algorithm: PiecesKind, limit: usize) -> Result<Tokenizer> {
     let bpe = algorithm == PiecesKind::Bpe;
     let (texts, kinds) = vocabulary(metadata)?;
     let scores = metadata.required(SCORES, metadata.array(SCORES)?)?.numbers();
@@ -43,6 +43,10 @@ pub(super) fn read(metadata: &Metadata<'_>, algorithm: PiecesKind) -> Result<Tok
     }
     // Rows without a token are filled up with unused ones; what the tokenizer does not know is never sampled.
     while pieces.last().is_some_and(|p| p.kind == PieceKind::Unused && p.text.starts_with("[PAD")) {
+        pieces.pop();
+    }
+    let added_kind = |p: &Piece| matches!(p.kind, PieceKind::Control | PieceKind::UserDefined | PieceKind::Unused);
+    while pieces.len() > limit && pieces.last().is_some_and(added_kind) {
         pieces.pop();
     }
     // llama.cpp cuts these out of the text first. User-defined pieces of spaces are for the algorithm.

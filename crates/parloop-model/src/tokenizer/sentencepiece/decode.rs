@@ -1,6 +1,8 @@
 //! Ids to text, one at a time (`sentencepiece_processor.cc`, `Decode`).
 
 use super::{PieceKind, SentencePiece, SpacePrefix, normalize::SPACE};
+use crate::tokenizer::characters::{Broken, take};
+use crate::tokenizer::decoder::byte;
 use crate::{Error, Result};
 
 /// What has to be remembered between ids.
@@ -37,7 +39,7 @@ impl Decode {
         match (piece.kind, byte(&piece.text)) {
             (PieceKind::Byte, Some(byte)) => {
                 self.bytes.push(byte);
-                let text = whole_characters(&mut self.bytes, false);
+                let text = take(&mut self.bytes, Broken::Byte, false);
                 self.started |= !text.is_empty();
                 Ok(text)
             }
@@ -66,7 +68,7 @@ impl Decode {
 
     /// What is left: bytes of an unfinished character become replacement characters.
     pub fn finish(&mut self) -> String {
-        whole_characters(&mut self.bytes, true)
+        take(&mut self.bytes, Broken::Byte, true)
     }
 
     /// The waiting bytes, then a piece that is no byte.
@@ -79,37 +81,4 @@ impl Decode {
         text += &shown;
         text
     }
-}
-
-/// The byte that a piece such as `<0x0A>` stands for.
-fn byte(text: &str) -> Option<u8> {
-    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
-}
-
-/// Takes whole characters off the front; a byte that cannot belong to one becomes a replacement character. An
-/// unfinished character stays, unless nothing will follow.
-fn whole_characters(bytes: &mut Vec<u8>, last: bool) -> String {
-    let mut text = String::new();
-    let mut taken = 0;
-    while taken < bytes.len() {
-        match std::str::from_utf8(&bytes[taken..]) {
-            Ok(valid) => {
-                text.push_str(valid);
-                taken = bytes.len();
-            }
-            Err(e) if e.valid_up_to() > 0 => {
-                text.push_str(&String::from_utf8_lossy(&bytes[taken..taken + e.valid_up_to()]));
-                taken += e.valid_up_to();
-            }
-            Err(e) if e.error_len().is_none() && !last => break,
-            // The C++ library gives up one byte at a time.
-            Err(_) => {
-                text.push('\u{FFFD}');
-                taken += 1;
-            }
-        }
-    }
-    bytes.drain(..taken);
-    text
 }

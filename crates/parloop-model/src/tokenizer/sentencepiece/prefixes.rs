@@ -4,7 +4,7 @@ use crate::{Error, Result};
 
 /// A set of strings, each with an id, searched by the beginning of a text.
 #[derive(Clone, Debug)]
-pub(super) struct Prefixes {
+pub(in crate::tokenizer) struct Prefixes {
     /// Sorted, so that all strings with a common beginning stand together.
     entries: Vec<(Box<[u8]>, u32)>,
     /// Where the entries that start with each byte begin.

@@ -1,4 +1,4 @@
-//! Block types: rows of f32 to blocks and back.
+//! Rows of f32 as the bytes of a type, and back.
 //!
 //! Layouts and formulas are those of ggml (`ggml/src/ggml-common.h` and `ggml-quants.c` in llama.cpp), which the Python
 //! package `gguf` implements a second time (`gguf/quants.py`); `tests/fixtures/blocks.gguf` holds what it computes.

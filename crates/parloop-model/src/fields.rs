@@ -1,8 +1,28 @@
 //! Reading a JSON object key by key, with errors in plain words: which key, what was found, what was expected.
 
-use super::TokenIds;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// One id or several, as configuration files have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// A single id.
+    One(u32),
+    /// A list of ids.
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    /// The ids as a slice.
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Many(ids) => ids,
+        }
+    }
+}
 
 /// A JSON object of which each key is taken once; what is left over is for the caller to judge.
 pub(crate) struct Fields {
@@ -121,6 +141,24 @@ impl Fields {
         self.map.get(key).is_some_and(|v| !v.is_null())
     }
 
+    /// Whether the key is there, null included.
+    pub fn names(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Whether a key holds an object that has another key, which is not null.
+    pub fn has_inside(&self, key: &str, inner: &str) -> bool {
+        self.map.get(key).and_then(|v| v.get(inner)).is_some_and(|v| !v.is_null())
+    }
+
+    /// Refuses the absence of keys for which nothing is to be guessed.
+    pub fn needs(&self, keys: &[&str]) -> Result<()> {
+        match keys.iter().find(|key| !self.has(key)) {
+            Some(key) => Err(Error::Config(format!("has no {}, expected a whole number", self.name(key)))),
+            None => Ok(()),
+        }
+    }
+
     /// Sets a key that is absent or null.
     pub fn set_default(&mut self, key: &str, value: Value) {
         if !self.has(key) {
@@ -193,18 +231,17 @@ impl Fields {
     }
 }
 
-/// Whether a switch's value says that it is off.
+/// Whether a switch's value says that it is off: null, false, or an empty list or object.
 pub(crate) fn is_off(value: &Value) -> bool {
-    value.is_null() || value == &Value::Bool(false) || value.as_array().is_some_and(Vec::is_empty)
+    value.is_null()
+        || value == &Value::Bool(false)
+        || value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(Map::is_empty)
 }
 
 /// The error for a key that nobody knows.
 pub(crate) fn unknown(key: &str, value: &Value) -> Error {
-    Error::Config(format!(
-        "has the key \"{key}\" = {}, which this version does not know and will not ignore; remove it if it changes \
-         nothing",
-        shown(value)
-    ))
+    Error::UnknownKey { key: key.into(), value: shown(value) }
 }
 
 /// A value as a message shows it: at most some sixty characters.
