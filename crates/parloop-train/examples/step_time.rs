@@ -2,7 +2,7 @@
 //! One line: tokens a second of forward, forward + backward.
 
 use burn::tensor::Device;
-use parloop_model::{ModelConfig, Recipe};
+use parloop_model::{ModelConfig, Recipe, Sizes};
 use parloop_train::LoopModel;
 use std::time::Instant;
 
@@ -10,9 +10,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let recipe = Recipe::preset(&args.next().unwrap_or("vanilla".into())).unwrap();
     let steps: usize = args.next().map_or(5, |s| s.parse().unwrap());
-    let config = ModelConfig {
-        model_type: "parloop".into(),
-        architectures: vec![],
+    let sizes = Sizes {
         vocab_size: 1024,
         hidden_size: 192,
         intermediate_size: 512,
@@ -20,18 +18,8 @@ fn main() {
         num_attention_heads: 6,
         num_key_value_heads: 2,
         head_dim: 32,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10000.0,
-        max_position_embeddings: 512,
-        tie_word_embeddings: false,
-        bos_token_id: None,
-        eos_token_id: None,
-        hidden_act: "silu".into(),
-        torch_dtype: None,
-        block: Default::default(),
-        recipe,
-        other: Default::default(),
     };
+    let config = ModelConfig::new(sizes, recipe);
     let (batch, time) = (16, 256);
     let model = LoopModel::init(&config, 1, &Device::flex().autodiff()).unwrap();
     let text: Vec<u32> = (0..batch * time).map(|i| (i * 7919 % 1024) as u32).collect();

@@ -1,7 +1,7 @@
 //! Trains from a TOML file: `cargo run --release -p parloop-train --example train -- TEXT OUT [OPTIONS.toml] [--resume]`.
 //! `parloop train` is the command for people; this one needs nothing but this crate.
 
-use parloop_train::{Hooks, TrainJob, TrainOptions, train};
+use parloop_train::{Event, Hooks, Settings, TrainJob, TrainOptions, train};
 use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -10,14 +10,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: train TEXT OUT [OPTIONS.toml] [--resume]".into());
     };
     let resume = flags.iter().any(|f| f == "--resume");
-    let options = match rest.first() {
-        Some(file) => TrainOptions::from_toml(&std::fs::read_to_string(file)?)?,
-        None if resume => TrainOptions::of_run(out.as_ref())?,
-        None => TrainOptions::default(),
-    };
-    let job = TrainJob { data: data.into(), out: out.into(), resume, options };
+    let mut settings = if resume { Settings::all_of(&TrainOptions::of_run(out.as_ref())?) } else { Settings::new() };
+    if let Some(file) = rest.first() {
+        settings.add_toml(&std::fs::read_to_string(file)?)?;
+    }
+    let mut job = TrainJob::new(data, out, settings.options()?);
+    job.resume = resume;
     let stop = AtomicBool::new(false);
-    let summary = train(&job, &mut Hooks { stop: &stop, sampler: None, quiet: false })?;
+    let mut hooks = Hooks::new(&stop).observer(|event| match event {
+        Event::Logged(row) => println!("step {} loss {:.4}", row.step, row.loss),
+        Event::Saved { checkpoint, .. } => println!("saved {}", checkpoint.display()),
+        _ => {}
+    });
+    let summary = train(&job, &mut hooks)?;
     println!("{summary:#?}");
     Ok(())
 }

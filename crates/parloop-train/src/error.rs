@@ -1,4 +1,5 @@
-//! One error type: which flag, file or step, what was found, what was expected, what to do.
+//! One error type: which option, file or step, what was found, what was expected, what to do. Options go by their
+//! names in [`crate::TrainOptions`]; a program with flags or files of its own says which of them set one.
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +8,48 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can stop a training run before its last step.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// An option is out of range or contradicts another one.
-    #[error("--{flag} is {found}, expected {expected}")]
+    #[error("{option} is {found}, expected {expected}")]
     Option {
-        /// The flag as typed on the command line (without dashes); the TOML key is the same with underscores.
-        flag: &'static str,
+        /// The option's name.
+        option: &'static str,
         /// The value given.
         found: String,
         /// What is allowed, and why.
         expected: String,
     },
-    /// A training file (TOML) that cannot be read as options.
-    #[error("{0}")]
-    Config(String),
+    /// A resumed run was given another value than the one it was started with.
+    #[error("{option} is {now}, but {then} in the checkpoint to be resumed")]
+    Differs {
+        /// The option's name.
+        option: &'static str,
+        /// The value given.
+        now: String,
+        /// The value in the checkpoint.
+        then: String,
+    },
+    /// No option has this name.
+    #[error("there is no training option \"{name}\"")]
+    UnknownOption {
+        /// The name given.
+        name: String,
+    },
+    /// A recipe that is unknown or cannot be computed.
+    #[error("recipe is not usable: {message}")]
+    Recipe {
+        /// Which field, what was found, what is allowed.
+        message: String,
+    },
+    /// A text that is not TOML.
+    #[error("line {line} is not TOML: {message}")]
+    Toml {
+        /// Counted from 1.
+        line: usize,
+        /// The reason.
+        message: String,
+    },
     /// The operating system refused a file operation.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -31,35 +60,112 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The training text cannot be used.
-    #[error("{}: {message}", path.display())]
-    Data {
+    /// There is nothing to train on.
+    #[error("{}: holds no text; expected a UTF-8 text file or a folder of such files", path.display())]
+    NoText {
         /// The file or folder.
         path: PathBuf,
-        /// What was found, what was expected, what to do.
-        message: String,
+    },
+    /// A file is not text.
+    #[error("{}: is not UTF-8 text: the byte at offset {offset} is no part of a character; convert the file",
+        path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Bytes before the first that is wrong.
+        offset: usize,
+    },
+    /// The folder to be written lies inside the one that the text is read from.
+    #[error("{}: holds {}, whose files would be read as text: write to a folder outside", root.display(), out.display())]
+    OutInside {
+        /// The folder of the text.
+        root: PathBuf,
+        /// The folder to be written.
+        out: PathBuf,
+    },
+    /// The text has no window of the length asked for.
+    #[error("{}: gives {tokens} training tokens, but a window of {context} needs {}: add text or lower `context`",
+        path.display(), context + 1)]
+    TextTooShort {
+        /// The file or folder.
+        path: PathBuf,
+        /// Tokens in it.
+        tokens: usize,
+        /// Tokens of a window.
+        context: usize,
+    },
+    /// The part kept for validation allows no prediction.
+    #[error("{}: gives 1 validation token, but at least 2 are needed: raise `val_fraction` or set it to 0",
+        path.display())]
+    ValidationTooShort {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A token file that was just written is not what was written.
+    #[error("{}: was just written but is not whole; is something else writing it?", path.display())]
+    TokenFile {
+        /// The token file.
+        path: PathBuf,
+    },
+    /// The run cannot fit in memory.
+    #[error(
+        "this run needs at least {:.1} GB of memory, and {:.1} GB are available: lower `hidden_size`, `layers`, \
+         `batch` or `context`",
+        *needed as f64 / 1e9, *available as f64 / 1e9
+    )]
+    Memory {
+        /// Bytes that it takes at least.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
     },
     /// A checkpoint cannot be written; earlier ones are untouched.
-    #[error("cannot save the checkpoint {}: {message} (earlier checkpoints are untouched)", path.display())]
+    #[error("cannot save the checkpoint {}: {source} (earlier checkpoints are untouched)", path.display())]
     Save {
         /// The checkpoint's folder.
         path: PathBuf,
         /// The reason.
-        message: String,
+        source: Box<Error>,
     },
-    /// A run cannot be continued from what is in its folder.
+    /// A new run was to write where another has left checkpoints.
+    #[error("{} holds a run already ({}): resume it or choose another folder", out.display(), newest.display())]
+    Occupied {
+        /// The folder.
+        out: PathBuf,
+        /// Its newest checkpoint.
+        newest: PathBuf,
+    },
+    /// Another run is writing into the folder.
+    #[error("another run is writing into {}: wait for it or choose another folder", out.display())]
+    Locked {
+        /// The folder.
+        out: PathBuf,
+    },
+    /// A run was to be resumed that has no checkpoint.
+    #[error("cannot resume from {}: it holds no checkpoint", out.display())]
+    NoCheckpoint {
+        /// The folder.
+        out: PathBuf,
+    },
+    /// A run cannot be continued from its newest checkpoint.
     #[error("cannot resume from {}: {message}", path.display())]
     Resume {
-        /// The checkpoint or output folder.
+        /// The checkpoint.
         path: PathBuf,
-        /// What differs and what to do.
+        /// What is wrong with it and what to do.
         message: String,
     },
+    /// The text is not the one that the run was started with.
+    #[error("cannot resume from {}: {} is not the text that the run was started with", path.display(), data.display())]
+    OtherText {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The file or folder given.
+        data: PathBuf,
+    },
     /// The loss or the gradient stopped being a number.
-    #[error(
-        "the {what} of step {step} is {value}: training stopped. {advice}; a smaller --lr or a stronger --clip \
-         (a smaller number) usually helps"
-    )]
+    #[error("the {what} of step {step} is {value}: training stopped. {}; a smaller `lr` or a smaller `clip` usually \
+        helps", advice(saved.as_ref()))]
     NotFinite {
         /// "loss" or "gradient norm".
         what: &'static str,
@@ -67,8 +173,14 @@ pub enum Error {
         step: usize,
         /// The value found.
         value: f64,
-        /// Which checkpoint still holds good weights.
-        advice: String,
+        /// The last checkpoint, which still holds good weights, and its step.
+        saved: Option<(usize, PathBuf)>,
+    },
+    /// The model has a part that can be run but not trained.
+    #[error("the model has {part}, which training does not know: it can be run but not trained here")]
+    NotTrainable {
+        /// The field of its configuration.
+        part: &'static str,
     },
     /// The model side refused something: configuration, checkpoint, tokenizer.
     #[error(transparent)]
@@ -82,27 +194,28 @@ pub enum Error {
         message: String,
     },
     /// The device asked for is not part of this build.
-    #[error("--device is {found}, but this build knows only {known}: rebuild with `--features {found}`")]
+    #[error("device is {device}, but this build has only {}", built.join(" and "))]
     Device {
-        /// The device asked for.
-        found: String,
+        /// The device asked for, which is also the cargo feature that adds it.
+        device: &'static str,
         /// Devices that were compiled in.
-        known: &'static str,
+        built: Vec<&'static str>,
     },
 }
 
+fn advice(saved: Option<&(usize, PathBuf)>) -> String {
+    match saved {
+        Some((step, path)) => format!("The weights of step {step} are in {}", path.display()),
+        None => "No checkpoint was written yet".into(),
+    }
+}
+
 impl Error {
-    pub(crate) fn option(flag: &'static str, found: impl ToString, expected: impl Into<String>) -> Self {
-        Self::Option { flag, found: found.to_string(), expected: expected.into() }
+    pub(crate) fn option(option: &'static str, found: impl ToString, expected: impl Into<String>) -> Self {
+        Self::Option { option, found: found.to_string(), expected: expected.into() }
     }
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
-    }
-    pub(crate) fn data(path: &Path, message: impl Into<String>) -> Self {
-        Self::Data { path: path.to_owned(), message: message.into() }
-    }
-    pub(crate) fn save(path: &Path, message: impl ToString) -> Self {
-        Self::Save { path: path.to_owned(), message: message.to_string() }
     }
     pub(crate) fn resume(path: &Path, message: impl Into<String>) -> Self {
         Self::Resume { path: path.to_owned(), message: message.into() }

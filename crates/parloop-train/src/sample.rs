@@ -2,9 +2,9 @@
 //! caller that has an engine passes its own function instead ([`crate::Hooks`]).
 
 use crate::Result;
+use crate::host::host;
 use crate::model::LoopModel;
 use crate::rng::Rng;
-use crate::weights::host;
 
 /// Continues `prompt` by `count` ids. Temperature 0 takes the most likely id; a prompt longer than the model's
 /// context is seen through its last tokens only.

@@ -1,30 +1,31 @@
 //! The training run: options, a text and a folder in; checkpoints, a log and samples out.
 
 mod evaluate;
-mod progress;
+mod events;
 mod report;
 mod save;
 mod setup;
 
 pub use evaluate::Validation;
+pub use events::{Event, Hooks, Observer, Sampler, Snapshot};
 pub use report::LogRow;
 
 use crate::data::Windows;
+use crate::host::host;
 use crate::model::LoopModel;
-use crate::optim::{AdamW, Gradients, Schedule};
-use crate::options::TrainOptions;
-use crate::weights::{NamedTensor, host};
+use crate::optim::{AdamW, Gradients, Schedule, Shape};
+use crate::options::{ScheduleChoice, TrainOptions};
 use crate::{Error, Result, sample};
 use burn::module::Module;
-use parloop_model::{ModelConfig, Tokenizer};
-use progress::Progress;
+use parloop_model::Tokenizer;
 use report::Log;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// What to train on, where to, and how.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TrainJob {
     /// A UTF-8 text file, or a folder of such files.
     pub data: PathBuf,
@@ -36,39 +37,22 @@ pub struct TrainJob {
     pub options: TrainOptions,
 }
 
-/// The model at some step, for a function that makes text with it.
-pub struct Snapshot<'a> {
-    /// Steps taken.
-    pub step: usize,
-    /// The model's configuration.
-    pub config: &'a ModelConfig,
-    /// Its weights, as a checkpoint would hold them.
-    pub weights: &'a [NamedTensor],
-    /// Its tokenizer.
-    pub tokenizer: &'a Tokenizer,
-    /// Ids to continue; at least one.
-    pub prompt: &'a [u32],
-    /// Ids to add.
-    pub tokens: usize,
-    /// Temperature; 0 takes the most likely id.
-    pub temperature: f64,
-}
+impl TrainJob {
+    /// A new run.
+    pub fn new(data: impl Into<PathBuf>, out: impl Into<PathBuf>, options: TrainOptions) -> Self {
+        Self { data: data.into(), out: out.into(), resume: false, options }
+    }
 
-/// Makes a sample's text (without the prompt), or `None` to leave it to the training module.
-pub type Sampler<'a> = Box<dyn FnMut(&Snapshot<'_>) -> Option<String> + 'a>;
-
-/// How the caller takes part in a run.
-pub struct Hooks<'a> {
-    /// Set from elsewhere (an interrupt handler): the run saves a checkpoint after the current step and ends.
-    pub stop: &'a AtomicBool,
-    /// Makes samples faster than the training module can.
-    pub sampler: Option<Sampler<'a>>,
-    /// Print nothing; the log is written all the same.
-    pub quiet: bool,
+    /// The run in `out` from its newest checkpoint on.
+    #[must_use]
+    pub fn resumed(self) -> Self {
+        Self { resume: true, ..self }
+    }
 }
 
 /// How a run ended.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Summary {
     /// Steps taken in all, earlier runs included.
     pub step: usize,
@@ -98,7 +82,6 @@ struct Run<'a> {
     step: usize,
     saved: Option<(usize, PathBuf)>,
     log: Log,
-    progress: Progress,
     training: Duration,
     /// Held until the run ends.
     _lock: setup::Lock,
@@ -108,10 +91,9 @@ struct Run<'a> {
 ///
 /// # Errors
 /// An option, the text, or the folder cannot be used; a checkpoint cannot be written; the loss is no longer a number.
-/// Each is one sentence that names the flag or file. Checkpoints written before stay.
+/// Each is one sentence that names the option or file. Checkpoints written before stay.
 pub fn train(job: &TrainJob, hooks: &mut Hooks<'_>) -> Result<Summary> {
-    let mut run = setup::prepare(job, hooks.quiet)?;
-    run.go(hooks)
+    setup::prepare(job)?.go(hooks)
 }
 
 impl Run<'_> {
@@ -119,7 +101,13 @@ impl Run<'_> {
         let options = self.options;
         let (first, mut loss, mut validation) = (self.step, f64::NAN, None);
         let mut stopped = false;
-        self.progress.start(&self.model, &self.windows, options, self.step);
+        hooks.tell(&Event::Started {
+            config: self.model.config(),
+            options,
+            train_tokens: self.windows.tokens().train(),
+            val_tokens: self.windows.tokens().val(),
+            step: self.step,
+        });
         let mut since = (self.step, Duration::ZERO);
         while self.step < options.steps {
             if hooks.stop.load(Ordering::Relaxed) {
@@ -155,17 +143,17 @@ impl Run<'_> {
                     val_bits_per_byte: validation.filter(|_| evaluate).map(|v| v.bits_per_byte),
                 };
                 self.log.write(&row)?;
-                self.progress.row(&row, options.steps);
+                hooks.tell(&Event::Logged(&row));
             }
             if due(options.sample_every) {
                 self.sample(hooks)?;
             }
             if due(options.save_every) && !last {
-                self.save(validation)?;
+                self.save(validation, hooks)?;
             }
         }
-        let checkpoint = self.save(validation)?;
-        self.progress.finish();
+        let checkpoint = self.save(validation, hooks)?;
+        hooks.tell(&Event::Ended { step: self.step, validation });
         Ok(Summary {
             step: self.step,
             stopped,
@@ -180,7 +168,12 @@ impl Run<'_> {
 
     fn schedule(&self) -> Schedule {
         let o = self.options;
-        Schedule { peak: o.lr, warmup: o.warmup, steps: o.steps, floor: o.floor }
+        let shape = match o.schedule {
+            ScheduleChoice::Cosine => Shape::Cosine,
+            ScheduleChoice::Linear => Shape::Linear,
+            ScheduleChoice::Wsd => Shape::Wsd { decay: o.decay },
+        };
+        Schedule { shape, peak: o.lr, warmup: o.warmup, steps: o.steps, floor: o.floor }
     }
 
     fn tokens(&self) -> u64 {
@@ -189,9 +182,10 @@ impl Run<'_> {
 
     /// One optimiser step: the mean loss over its batches, and the gradient's norm before clipping.
     fn one_step(&mut self, rate: f64) -> Result<(f64, f64)> {
-        let (batches, mut total, mut sum) = (self.options.accumulate, 0.0, None::<Gradients>);
+        let (batches, mut total, mut sum) = (self.options.batches_per_step(), 0.0, None::<Gradients>);
         for micro in 0..batches {
-            let batch = self.windows.train((self.step * batches + micro) as u64);
+            let first = if self.options.overfit_one_batch { 0 } else { self.step * batches };
+            let batch = self.windows.train((first + micro) as u64);
             let ids = self.model.ids(&batch.ids, batch.batch, batch.time)?;
             let targets = self.model.ids(&batch.targets, batch.batch, batch.time)?;
             let loss = self.model.loss(ids, targets);
@@ -218,11 +212,7 @@ impl Run<'_> {
         if value.is_finite() {
             return Ok(());
         }
-        let advice = match &self.saved {
-            Some((step, path)) => format!("The weights of step {step} are in {}", path.display()),
-            None => "No checkpoint was written yet".into(),
-        };
-        Err(Error::NotFinite { what, step: self.step + 1, value, advice })
+        Err(Error::NotFinite { what, step: self.step + 1, value, saved: self.saved.clone() })
     }
 
     fn sample(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
@@ -240,17 +230,18 @@ impl Run<'_> {
             prompt: &prompt,
             tokens: options.sample_tokens,
             temperature: options.sample_temperature,
+            seed: options.seed.wrapping_add(self.step as u64),
         };
         let text = match hooks.sampler.as_mut().and_then(|sampler| sampler(&snapshot)) {
             Some(text) => text,
             None => {
-                let seed = options.seed.wrapping_add(self.step as u64);
-                let (tokens, temperature) = (options.sample_tokens, options.sample_temperature);
-                let ids = sample::continue_ids(&self.model.valid(), &prompt, tokens, temperature, seed)?;
+                let (count, temperature, seed) = (snapshot.tokens, snapshot.temperature, snapshot.seed);
+                let ids = sample::continue_ids(&self.model.valid(), &prompt, count, temperature, seed)?;
                 self.tokenizer.decode(&ids)?
             }
         };
-        self.progress.sample(self.step, &self.tokenizer.decode(&prompt)?, &text);
+        let prompt = &self.tokenizer.decode(&prompt)?;
+        hooks.tell(&Event::Sampled { step: self.step, prompt, text: &text });
         Ok(())
     }
 }

@@ -5,12 +5,13 @@
 //! moments all travel by the same table.
 
 use crate::block::{Block, Gate};
+use crate::host::host;
 use crate::model::LoopModel;
 use crate::rng::Rng;
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use parloop_model::layer::{self, FeedForward, LayerParts};
 use parloop_model::tensors::{self, Role, Spec};
 use parloop_model::{Checkpoint, GateKind, ModelConfig};
 use std::collections::HashMap;
@@ -87,48 +88,60 @@ impl Slot {
 /// Refuses descriptions that the module cannot compute.
 fn trainable(config: &ModelConfig) -> Result<()> {
     config.validate()?;
-    let parloop_model::Block { attention_bias, mlp_bias, sandwich_norms, rope_scaling } = &config.block;
+    let parloop_model::Extras {
+        attention_bias,
+        attention_output_bias,
+        mlp_bias,
+        qk_norms,
+        sandwich_norms,
+        rope_scaling,
+    } = &config.extras;
     let found = [
-        ("attention_bias", *attention_bias),
+        ("attention_bias", *attention_bias || *attention_output_bias),
         ("mlp_bias", *mlp_bias),
+        ("qk_norms", *qk_norms),
         ("sandwich_norms", *sandwich_norms),
         ("rope_scaling", rope_scaling.is_some()),
         ("loop.exit", config.recipe.exit.is_some()),
     ];
     match found.into_iter().find(|(_, there)| *there) {
-        Some((name, _)) => Err(Error::Config(format!(
-            "the model has {name}, which training does not know: it can be run but not trained here"
-        ))),
+        Some((part, _)) => Err(Error::NotTrainable { part }),
         None => Ok(()),
     }
 }
 
 /// One slot for each parameter, in visiting order.
 pub(crate) fn slots(config: &ModelConfig) -> Vec<Slot> {
-    let specs: HashMap<String, Spec> = tensors::expected(config).into_iter().map(|s| (s.name.clone(), s)).collect();
     let mut slots = Vec::new();
-    let mut add = |names: &[String], transposed| {
-        let parts = names.iter().filter_map(|name| specs.get(name).cloned()).collect::<Vec<_>>();
-        if !parts.is_empty() {
-            slots.push(Slot { parts, transposed });
-        }
+    let mut add = |parts: &[&Spec], transposed| {
+        slots.push(Slot { parts: parts.iter().map(|spec| (*spec).clone()).collect(), transposed });
     };
-    add(&[tensors::EMBEDDING.into()], false);
-    let hidden_gate = config.recipe.local.is_some_and(|local| local.gate == GateKind::Hidden);
+    let globals = tensors::expected(config);
+    let global = |name: &str| globals.iter().find(|spec| spec.name == name);
+    global(tensors::EMBEDDING).into_iter().for_each(|spec| add(&[spec], false));
+    let parts = LayerParts::of(config);
     for n in 0..config.num_hidden_layers {
-        let layer = |ending: &str| tensors::layer(n, ending);
-        add(&[layer("input_layernorm.weight")], false);
-        add(&["q", "k", "v"].map(|p| layer(&format!("self_attn.{p}_proj.weight"))), true);
-        add(&[layer("self_attn.o_proj.weight")], true);
-        add(&[layer("self_attn.plt_gate.weight")], hidden_gate);
-        add(&[layer("self_attn.plt_gate.bias")], false);
-        add(&[layer("self_attn.plt_gate.gate_norm.weight")], false);
-        add(&[layer("post_attention_layernorm.weight")], false);
-        add(&["gate", "up"].map(|p| layer(&format!("mlp.{p}_proj.weight"))), true);
-        add(&[layer("mlp.down_proj.weight")], true);
+        let LayerParts { input_norm, q, k, v, o, gate, post_norm, feed_forward, .. } = &parts.specs(n);
+        add(&[input_norm], false);
+        add(&[&q.weight, &k.weight, &v.weight], true);
+        add(&[&o.weight], true);
+        match gate {
+            None => {}
+            Some(layer::Gate::Hidden { weight, bias, norm }) => {
+                add(&[weight], true);
+                [bias, norm].into_iter().for_each(|spec| add(&[spec], false));
+            }
+            Some(layer::Gate::Query { weight, bias }) => {
+                [weight, bias].into_iter().for_each(|spec| add(&[spec], false));
+            }
+        }
+        add(&[post_norm], false);
+        let FeedForward::Dense { gate_proj, up_proj, down_proj } = feed_forward;
+        add(&[&gate_proj.weight, &up_proj.weight], true);
+        add(&[&down_proj.weight], true);
     }
-    add(&[tensors::FINAL_NORM.into()], false);
-    add(&[tensors::HEAD.into()], true);
+    global(tensors::FINAL_NORM).into_iter().for_each(|spec| add(&[spec], false));
+    global(tensors::HEAD).into_iter().for_each(|spec| add(&[spec], true));
     slots
 }
 
@@ -141,13 +154,8 @@ impl<F: FnMut(&[usize], Vec<f32>)> ModuleVisitor for EachParam<F> {
     }
 }
 
-/// A tensor's elements on the host, row-major.
-pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
-}
-
 struct EachGradient<'a> {
-    grads: GradientsParams,
+    grads: Gradients,
     slots: std::slice::Iter<'a, Slot>,
     found: Vec<NamedTensor>,
 }
@@ -155,7 +163,7 @@ struct EachGradient<'a> {
 impl ModuleVisitor for EachGradient<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(slot) = self.slots.next() {
-            let values = match self.grads.remove::<D>(param.id) {
+            let values = match param.val().grad_remove(&mut self.grads) {
                 Some(grad) => host(grad),
                 None => vec![0.0; param.val().shape().num_elements()],
             };
@@ -273,7 +281,7 @@ impl LoopModel {
     /// autodiff device; a weight that the loss does not depend on has the gradient zero.
     pub fn loss_and_gradients(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> (f32, Vec<NamedTensor>) {
         let loss = self.loss(ids, targets);
-        let grads = GradientsParams::from_grads(loss.backward(), self);
+        let grads = loss.backward();
         let slots = slots(&self.config);
         let mut visitor = EachGradient { grads, slots: slots.iter(), found: Vec::new() };
         self.visit(&mut visitor);

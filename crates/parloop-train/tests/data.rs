@@ -44,6 +44,78 @@ fn documents_end_with_the_end_mark() {
     assert_eq!(tokenizer.decode(&ids).unwrap(), "loop token\ngate window\n");
 }
 
+/// A tokenizer of bytes that puts 256 before a text and, if asked to, 257 after it.
+fn around(before: bool, after: bool) -> Tokenizer {
+    let trained = Tokenizer::train_bpe("x", 257).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&trained.files()[0].1).unwrap();
+    let added = |id: u32, text: &str| {
+        serde_json::json!({ "id": id, "content": text, "special": true, "single_word": false, "lstrip": false,
+                            "rstrip": false, "normalized": false })
+    };
+    json["added_tokens"] = serde_json::json!([added(256, "<s>"), added(257, "</s>")]);
+    let token = |text: &str| serde_json::json!({ "SpecialToken": { "id": text, "type_id": 0 } });
+    let mut single = vec![serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } })];
+    if before {
+        single.insert(0, token("<s>"));
+    }
+    if after {
+        single.push(token("</s>"));
+    }
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing", "single": single,
+        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": { "<s>": { "id": "<s>", "ids": [256], "tokens": ["<s>"] },
+                            "</s>": { "id": "</s>", "ids": [257], "tokens": ["</s>"] } },
+    });
+    json["truncation"] =
+        serde_json::json!({ "direction": "Right", "max_length": 512, "strategy": "LongestFirst", "stride": 0 });
+    Tokenizer::from_json(&json.to_string()).unwrap()
+}
+
+#[test]
+fn a_document_begins_once_and_ends_once() {
+    let place = Place::new();
+    let folder = place.path("texts");
+    fs::create_dir(&folder).unwrap();
+    // Longer than what is tokenised at a time; a byte-order mark is no part of the text.
+    let long = "a line of text\n".repeat(40_000);
+    fs::write(folder.join("1"), format!("\u{FEFF}{long}")).unwrap();
+    fs::write(folder.join("2"), "short\n").unwrap();
+    fs::write(folder.join("3"), "").unwrap();
+    let source = Source::open(&folder).unwrap();
+    for (before, after) in [(true, true), (true, false), (false, false)] {
+        for fraction in [0.0, 0.3, 1e-5] {
+            let tokenizer = around(before, after);
+            let tokens = TokenFile::prepare(&source, &tokenizer, fraction, &place.path("tokens")).unwrap();
+            let ids = tokens.ids(0..tokens.train() + tokens.val());
+            let bare = |text: &str| tokenizer.encode_bare(text).unwrap();
+            let (bos, eos) = (vec![256; usize::from(before)], vec![257; usize::from(after)]);
+            let one = |text: &str| [&bos[..], &bare(text), &eos].concat();
+            assert_eq!(ids, [one(&long), one("short\n")].concat(), "{before} {after} {fraction}");
+        }
+    }
+}
+
+#[test]
+fn a_run_is_not_written_into_its_own_text() {
+    let place = Place::new();
+    let folder = place.path("texts");
+    fs::create_dir_all(folder.join("b")).unwrap();
+    fs::write(folder.join("a"), "text").unwrap();
+    let source = Source::open(&folder).unwrap();
+    for inside in ["", "out", "b/c/out", "b/../out", "./b"] {
+        let message = source.refuse_inside(&folder.join(inside)).unwrap_err().to_string();
+        assert!(message.contains("folder outside") && message.contains("texts"), "{message}");
+    }
+    for outside in ["texts-2", "texts/../out", "out"] {
+        source.refuse_inside(&place.path(outside)).unwrap();
+    }
+    Source::open(&folder.join("a")).unwrap().refuse_inside(&folder.join("out")).unwrap();
+    let link = place.path("link");
+    std::os::unix::fs::symlink(folder.join("b"), &link).unwrap();
+    assert!(source.refuse_inside(&link.join("out")).is_err());
+}
+
 #[test]
 fn a_token_file_is_used_again_only_for_the_same_source() {
     let place = Place::new();
@@ -122,9 +194,9 @@ fn texts_that_cannot_be_used_are_refused_in_a_sentence() {
     fs::remove_file(place.text()).unwrap();
     assert!(fails(&|_| {}).contains("text.txt"));
     fs::write(place.text(), "some text, again and again. ".repeat(50)).unwrap();
-    assert!(fails(&|o| o.tokenizer = "no-such-file.json".into()).starts_with("--tokenizer"));
+    assert!(fails(&|o| o.tokenizer = "no-such-file.json".into()).starts_with("tokenizer"));
     let message = fails(&|o| (o.tokenizer, o.vocab_size) = ("bpe".into(), 200));
-    assert!(message.starts_with("--vocab-size"), "{message}");
+    assert!(message.starts_with("vocab_size"), "{message}");
     let message = fails(&|o| o.hidden_size = 1 << 20);
     assert!(message.contains("GB are available"), "{message}");
     assert!(fails(&|o| o.device = parloop_train::DeviceChoice::Cuda).contains("cuda"));
@@ -139,7 +211,7 @@ fn a_short_text_gives_a_smaller_vocabulary() {
     let mut options = small("vanilla", 1);
     (options.tokenizer, options.vocab_size) = ("bpe".into(), 5000);
     let summary = run(&job(&place, "out", options)).unwrap();
-    let config = parloop_model::ModelConfig::read(&summary.checkpoint).unwrap();
+    let config = parloop_model::family::read(&summary.checkpoint, &[]).unwrap().config;
     assert!((257..400).contains(&config.vocab_size), "{}", config.vocab_size);
 }
 

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Place, job, names, run, small};
-use parloop_train::{Hooks, LogRow, RecipeChoice, TrainOptions, train};
+use common::{Place, job, names, run, small, with};
+use parloop_train::{Event, Hooks, LogRow, RecipeChoice, TrainOptions, train};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,18 +19,18 @@ fn resumed_training_equals_uninterrupted_training() {
         assert_eq!(whole.step, 7);
 
         // The same run, stopped after four steps by the flag that an interrupt sets, as seen from a sampler.
-        let options = TrainOptions { sample_every: 4, ..small(recipe, 7) };
+        let options = with(small(recipe, 7), |o| o.sample_every = 4);
         let stop = AtomicBool::new(false);
-        let sampler: parloop_train::trainer::Sampler<'_> = Box::new(|snapshot| {
+        let first = job(&place, "parts", options.clone());
+        let sampler = |snapshot: &parloop_train::Snapshot<'_>| {
             assert!(!snapshot.weights.is_empty() && !snapshot.prompt.is_empty());
             stop.store(true, Ordering::Relaxed);
             Some(String::new())
-        });
-        let first = job(&place, "parts", options.clone());
-        let part = train(&first, &mut Hooks { stop: &stop, sampler: Some(sampler), quiet: true }).unwrap();
+        };
+        let part = train(&first, &mut Hooks::new(&stop).sampler(sampler)).unwrap();
         assert_eq!((part.step, part.stopped), (4, true));
 
-        let second = parloop_train::TrainJob { resume: true, options: small(recipe, 7), ..first };
+        let second = job(&place, "parts", small(recipe, 7)).resumed();
         let rest = run(&second).unwrap();
         assert_eq!((rest.step, rest.stopped), (7, false));
         assert_eq!(weights(&whole.checkpoint), weights(&rest.checkpoint), "{recipe}");
@@ -63,33 +63,33 @@ fn a_run_is_not_continued_as_another_one() {
     let base = small("plt2", 2);
     run(&job(&place, "out", base.clone())).unwrap();
     let again = run(&job(&place, "out", base.clone())).unwrap_err().to_string();
-    assert!(again.contains("--out") && again.contains("--resume"), "{again}");
+    assert!(again.contains("holds a run already") && again.contains("checkpoint-000002"), "{again}");
 
     type Change = fn(&mut TrainOptions);
     let changes: [(&str, Change); 8] = [
-        ("--recipe", |o| o.recipe = RecipeChoice::Name("plt3".into())),
-        ("--layers", |o| o.layers = 3),
-        ("--hidden-size", |o| o.hidden_size = 32),
-        ("--tokenizer", |o| o.tokenizer = "bpe".into()),
-        ("--tie-embeddings", |o| o.tie_embeddings = true),
-        ("--rope-theta", |o| o.rope_theta = 500.0),
-        ("--context", |o| o.context = 64),
-        ("--val-fraction", |o| o.val_fraction = 0.2),
+        ("recipe", |o| o.recipe = RecipeChoice::Name("plt3".into())),
+        ("layers", |o| o.layers = 3),
+        ("hidden_size", |o| o.hidden_size = 32),
+        ("tokenizer", |o| o.tokenizer = "bpe".into()),
+        ("tie_embeddings", |o| o.tie_embeddings = true),
+        ("rope_theta", |o| o.rope_theta = 500.0),
+        ("context", |o| o.context = 64),
+        ("val_fraction", |o| o.val_fraction = 0.2),
     ];
-    for (flag, change) in changes {
+    for (name, change) in changes {
         let mut options = base.clone();
         change(&mut options);
-        let job = parloop_train::TrainJob { resume: true, ..job(&place, "out", options) };
+        let job = job(&place, "out", options).resumed();
         let message = run(&job).unwrap_err().to_string();
-        assert!(message.starts_with(flag), "{flag}: {message}");
+        assert!(message.starts_with(name), "{name}: {message}");
     }
 
     // Another text.
     fs::write(place.text(), "quite another text, long enough for a window of the run ".repeat(40)).unwrap();
-    let other = parloop_train::TrainJob { resume: true, ..job(&place, "out", base.clone()) };
+    let other = job(&place, "out", base.clone()).resumed();
     assert!(run(&other).unwrap_err().to_string().contains("not the text"));
 
-    let none = parloop_train::TrainJob { resume: true, ..job(&place, "empty", base) };
+    let none = job(&place, "empty", base).resumed();
     assert!(run(&none).unwrap_err().to_string().contains("no checkpoint"));
 }
 
@@ -97,6 +97,72 @@ fn a_run_is_not_continued_as_another_one() {
 fn more_steps_continue_a_finished_run() {
     let place = Place::new();
     run(&job(&place, "out", small("plt2", 3))).unwrap();
-    let longer = parloop_train::TrainJob { resume: true, ..job(&place, "out", small("plt2", 5)) };
+    let longer = job(&place, "out", small("plt2", 5)).resumed();
     assert_eq!(run(&longer).unwrap().step, 5);
+}
+
+#[test]
+fn a_run_tells_what_happens_and_prints_nothing() {
+    let place = Place::new();
+    let options = with(small("plt2", 4), |o| o.sample_every = 3);
+    let stop = AtomicBool::new(false);
+    let mut told = Vec::new();
+    let mut hooks = Hooks::new(&stop).observer(|event| {
+        told.push(match event {
+            Event::Started { step, config, train_tokens, .. } => {
+                assert!(*step == 0 && config.recipe.count == 2 && *train_tokens > 1000);
+                "started".into()
+            }
+            Event::Logged(row) => {
+                format!("step {}{}", row.step, if row.val_loss.is_some() { " validated" } else { "" })
+            }
+            Event::Sampled { step, prompt, .. } => {
+                assert!(!prompt.is_empty());
+                format!("sample {step}")
+            }
+            Event::Saved { step, checkpoint, .. } => {
+                assert!(checkpoint.join("model.safetensors").exists());
+                format!("saved {step}")
+            }
+            Event::Ended { validation, .. } => format!("ended {}", validation.is_some()),
+            _ => "?".into(),
+        });
+    });
+    train(&job(&place, "out", options), &mut hooks).unwrap();
+    drop(hooks);
+    let expected = [
+        "started",
+        "step 1",
+        "step 2",
+        "saved 2",
+        "step 3 validated",
+        "sample 3",
+        "step 4 validated",
+        "saved 4",
+        "ended true",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn one_batch_can_be_learnt_by_heart() {
+    let place = Place::new();
+    let options = with(small("plt2", 30), |o| {
+        (o.overfit_one_batch, o.schedule, o.decay) = (true, parloop_train::ScheduleChoice::Wsd, 0.5);
+        (o.step_tokens, o.lr, o.eval_every, o.save_every) = (o.batch * o.context, 1e-2, 0, 0);
+    });
+    let stop = AtomicBool::new(false);
+    let mut rows = Vec::new();
+    let mut hooks = Hooks::new(&stop).observer(|event| {
+        if let Event::Logged(row) = event {
+            rows.push((*row).clone());
+        }
+    });
+    let summary = train(&job(&place, "out", options), &mut hooks).unwrap();
+    drop(hooks);
+    assert_eq!(summary.tokens, 30 * 3 * 48);
+    assert!(rows[29].loss < 0.5 * rows[0].loss, "{} to {}", rows[0].loss, rows[29].loss);
+    // Warm-up of 2 steps, then the peak to the middle of the run.
+    assert_eq!((rows[0].lr, rows[1].lr, rows[14].lr), (5e-3, 1e-2, 1e-2));
+    assert!(rows[20].lr < rows[15].lr);
 }

@@ -36,17 +36,11 @@ impl Windows {
     /// The training or the validation text is too short for one window and the token after it.
     pub fn new(tokens: TokenFile, source: &Path, time: usize, batch: usize, seed: u64) -> Result<Self> {
         if tokens.train() <= time {
-            let message = format!(
-                "gives {} training tokens, but a window of --context {time} needs {}: add text or lower --context",
-                tokens.train(),
-                time + 1
-            );
-            return Err(Error::data(source, message));
+            return Err(Error::TextTooShort { path: source.to_owned(), tokens: tokens.train(), context: time });
         }
         // The validation text may be shorter than a window, but one prediction must be possible.
         if tokens.val() == 1 {
-            let message = "gives 1 validation token, but at least 2 are needed: raise --val-fraction or set it to 0";
-            return Err(Error::data(source, message));
+            return Err(Error::ValidationTooShort { path: source.to_owned() });
         }
         Ok(Self { tokens, time, batch, seed })
     }

@@ -44,9 +44,30 @@ impl Source {
         }
         let source = Self { root: path.to_owned(), files };
         if source.bytes() == 0 {
-            return Err(Error::data(path, "holds no text; expected a UTF-8 text file or a folder of such files"));
+            return Err(Error::NoText { path: path.to_owned() });
         }
         Ok(source)
+    }
+
+    /// Refuses a folder to write to that lies inside the one the text is read from: what is written there would be
+    /// text in the next run.
+    ///
+    /// # Errors
+    /// It does, or a path cannot be followed.
+    pub fn refuse_inside(&self, out: &Path) -> Result<()> {
+        let follow = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io("read", path, e));
+        if !self.root.is_dir() {
+            return Ok(());
+        }
+        let root = follow(&self.root)?;
+        let whole = std::path::absolute(out).map_err(|e| Error::io("read", out, e))?;
+        // What does not exist yet lies where its nearest folder does.
+        let Some(above) = whole.ancestors().find(|path| path.exists()) else { return Ok(()) };
+        let place = follow(above)?.join(whole.strip_prefix(above).unwrap_or(Path::new("")));
+        if !place.starts_with(&root) {
+            return Ok(());
+        }
+        Err(Error::OutInside { root: self.root.clone(), out: out.to_owned() })
     }
 
     /// The path that was given.
@@ -131,11 +152,11 @@ fn describe(path: &Path, meta: &fs::Metadata) -> SourceFile {
 /// Reads a text file; says where it stops being UTF-8.
 fn read_utf8(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::data(
-            path,
-            format!("is not UTF-8 text: the byte at offset {at} is no part of a character; convert the file"),
-        )
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::NotText { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })?;
+    // A byte-order mark is no part of the text.
+    Ok(match text.strip_prefix('\u{FEFF}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
     })
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"PLTOKENS";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 64;
 /// Text is tokenised in chunks of about this many bytes, cut after a line, several at once.
 const CHUNK: usize = 1 << 18;
@@ -65,7 +65,8 @@ impl Header {
 
 impl TokenFile {
     /// The source's ids: from `path` if it was made of the same files by the same tokenizer, else made now.
-    /// Documents (files) are followed by `end`, if given.
+    /// Documents (files) begin and end with what the tokenizer puts around a text; one that ends none is followed by
+    /// the usual mark, if the tokenizer has it.
     ///
     /// # Errors
     /// The text cannot be read or is not UTF-8, or the token file cannot be written.
@@ -78,8 +79,7 @@ impl TokenFile {
             return Ok(found);
         }
         write(source, tokenizer, val_fraction, key.0, path)?;
-        Self::open(path)
-            .ok_or_else(|| Error::data(path, "was just written but is not whole; is something else writing it?"))
+        Self::open(path).ok_or_else(|| Error::TokenFile { path: path.to_owned() })
     }
 
     /// A whole token file, or nothing.
@@ -163,6 +163,10 @@ fn write_aside(
     let mut hash = Hash::new();
     let mut file = BufWriter::new(File::create(aside).map_err(failed)?);
     file.write_all(&[0; HEADER]).map_err(failed)?;
+    let (begin, mut end) = tokenizer.around()?;
+    if end.is_empty() {
+        end.extend(tokenizer.end_of_text());
+    }
     for piece in source.pieces(val_fraction) {
         let piece = piece?;
         let (train, val) = piece.text.split_at(piece.cut);
@@ -170,10 +174,14 @@ fn write_aside(
             if text.is_empty() {
                 continue;
             }
-            let mut ids = encode(tokenizer, text)?;
-            // The end of a document is where its file ends, not where validation starts.
+            let mut ids = Vec::new();
+            // A document begins and ends where its file does, not where validation starts.
+            if !is_val || train.is_empty() {
+                ids.extend(&begin);
+            }
+            encode(tokenizer, text, is_val && !train.is_empty(), &mut ids)?;
             if is_val || val.is_empty() {
-                ids.extend(tokenizer.end_of_text());
+                ids.extend(&end);
             }
             let bytes: Vec<u8> = match width {
                 2 => ids.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect(),
@@ -195,8 +203,9 @@ fn write_aside(
     file.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
 }
 
-/// Ids of a long text, tokenised in chunks that end after a line.
-fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+/// Ids of a long text, tokenised in chunks that end after a line. Nothing is put around the chunks, and none but the
+/// first begins a text, nor does that one if it `goes_on` from another.
+fn encode(tokenizer: &Tokenizer, text: &str, goes_on: bool, out: &mut Vec<u32>) -> Result<()> {
     let mut chunks = Vec::new();
     let mut rest = text;
     while rest.len() > CHUNK {
@@ -209,6 +218,18 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
         rest = tail;
     }
     chunks.push(rest);
-    let ids: Vec<Vec<u32>> = chunks.par_iter().map(|chunk| Ok(tokenizer.encode(chunk)?)).collect::<Result<Vec<_>>>()?;
-    Ok(ids.concat())
+    let line_end = tokenizer.encode_bare("\n")?;
+    let ids = chunks.par_iter().enumerate().map(|(i, chunk)| -> Result<Vec<u32>> {
+        if i == 0 && !goes_on {
+            return Ok(tokenizer.encode_bare(chunk)?);
+        }
+        // Some tokenizers put a space before what begins a text: here it follows the end of a line.
+        let ids = tokenizer.encode_bare(&format!("\n{chunk}"))?;
+        match ids.strip_prefix(&line_end[..]) {
+            Some(rest) => Ok(rest.to_vec()),
+            None => Ok(tokenizer.encode_bare(chunk)?),
+        }
+    });
+    ids.collect::<Result<Vec<Vec<u32>>>>()?.into_iter().for_each(|ids| out.extend(ids));
+    Ok(())
 }

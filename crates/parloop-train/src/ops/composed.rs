@@ -1,7 +1,7 @@
 //! The operations as compositions of Burn operations: differentiable everywhere, and short.
 
 use super::{AdamStep, Pass};
-use crate::weights::host;
+use crate::host::host;
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Bool, Int, Tensor};
 

@@ -1,9 +1,10 @@
 //! AdamW (Loshchilov and Hutter, 2019, algorithm 2), as PyTorch computes it.
 
 use super::Gradients;
+use crate::host::host;
 use crate::model::LoopModel;
 use crate::ops::{self, AdamStep};
-use crate::weights::{NamedTensor, host, slots};
+use crate::weights::{NamedTensor, slots};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};

@@ -3,8 +3,7 @@
 use crate::model::LoopModel;
 use crate::ops;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Gradients as AllGradients, Tensor};
 
 /// Gradients of all parameters; `None` where the loss does not depend on one (a gate in a model of one loop).
 pub struct Gradients {
@@ -18,8 +17,8 @@ pub struct Gradients {
 impl Gradients {
     /// Back-propagates a loss of shape `[1]`.
     pub fn of(model: &LoopModel, loss: &Tensor<1>) -> Self {
-        let grads = GradientsParams::from_grads(loss.backward(), model);
-        let mut collect = Collect { grads, found: Self { flat: Vec::new(), rows: Vec::new(), factor: 1.0 } };
+        let mut collect =
+            Collect { grads: loss.backward(), found: Self { flat: Vec::new(), rows: Vec::new(), factor: 1.0 } };
         model.visit(&mut collect);
         collect.found
     }
@@ -53,15 +52,16 @@ impl Gradients {
 }
 
 struct Collect {
-    grads: GradientsParams,
+    grads: AllGradients,
     found: Gradients,
 }
 
 impl ModuleVisitor for Collect {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let dims = param.val().dims();
+        let value = param.val();
+        let dims = value.dims();
         let size = dims.iter().product::<usize>();
-        self.found.flat.push(self.grads.remove::<D>(param.id).map(|grad| grad.reshape([size])));
+        self.found.flat.push(value.grad_remove(&mut self.grads).map(|grad| grad.reshape([size])));
         self.found.rows.push(dims[0]);
     }
 }

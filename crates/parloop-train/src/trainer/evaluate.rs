@@ -2,12 +2,13 @@
 
 use crate::Result;
 use crate::data::Windows;
+use crate::host::host;
 use crate::model::LoopModel;
-use crate::weights::host;
 use serde::Serialize;
 
 /// Loss over validation windows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Validation {
     /// Mean next-token cross-entropy.
     pub nats_per_token: f64,

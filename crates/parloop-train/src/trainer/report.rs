@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LogRow {
     /// Steps taken.
     pub step: usize,

@@ -1,6 +1,6 @@
 //! Checkpoints of a run: a Hugging Face folder plus what the optimiser needs to go on.
 
-use super::{Run, Validation};
+use super::{Event, Hooks, Run, Validation};
 use crate::options::TrainOptions;
 use crate::weights::NamedTensor;
 use crate::{Error, Result};
@@ -58,13 +58,15 @@ fn data(tensors: &[NamedTensor]) -> Vec<TensorData<'_>> {
 
 impl Run<'_> {
     /// Writes `checkpoint-NNNNNN`, whole or not at all, then removes all but the last few.
-    pub(super) fn save(&mut self, validation: Option<Validation>) -> Result<PathBuf> {
+    pub(super) fn save(&mut self, validation: Option<Validation>, hooks: &mut Hooks<'_>) -> Result<PathBuf> {
         let folder = self.out.join(format!("checkpoint-{:06}", self.step));
         if let Some((_, path)) = self.saved.as_ref().filter(|(step, _)| *step == self.step) {
             return Ok(path.clone());
         }
-        self.write(&folder, validation).map_err(|e| Error::save(&folder, e))?;
+        self.write(&folder, validation)
+            .map_err(|source| Error::Save { path: folder.clone(), source: Box::new(source) })?;
         self.saved = Some((self.step, folder.clone()));
+        hooks.tell(&Event::Saved { step: self.step, checkpoint: &folder });
         self.prune();
         Ok(folder)
     }
@@ -79,7 +81,8 @@ impl Run<'_> {
             val_loss: validation.map(|v| v.nats_per_token),
             options: self.options.clone(),
         };
-        let state = serde_json::to_string_pretty(&state).map_err(|e| Error::Config(e.to_string()))?;
+        let state =
+            serde_json::to_string_pretty(&state).map_err(|e| Error::io("write", &folder.join(STATE), e.into()))?;
         let writer = CheckpointWriter::create(folder)?;
         writer.model(self.model.config(), Some(&self.tokenizer))?;
         writer.weights(&data(&self.model.to_tensors()), None)?;

@@ -1,6 +1,5 @@
 //! From a job to a run: tokenizer, token file, model and optimiser, new or as a checkpoint left them.
 
-use super::progress::Progress;
 use super::report::Log;
 use super::save::{OPTIMISER, State, checkpoints};
 use super::{Run, TrainJob};
@@ -12,7 +11,7 @@ use crate::weights::NamedTensor;
 use crate::{Error, Result};
 use burn::tensor::Device;
 use parloop_model::mapped::MappedFile;
-use parloop_model::{ModelConfig, Tokenizer};
+use parloop_model::{ModelConfig, Tokenizer, family};
 use safetensors::SafeTensors;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,11 +20,12 @@ use std::time::Duration;
 /// Text that a tokenizer is trained on, at most.
 const TOKENIZER_SAMPLE: usize = 32 << 20;
 
-pub(super) fn prepare<'a>(job: &'a TrainJob, quiet: bool) -> Result<Run<'a>> {
+pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     let options = &job.options;
     options.check()?;
     let device = options.device.open()?;
     let source = Source::open(&job.data)?;
+    source.refuse_inside(&job.out)?;
     let earlier = earlier(job)?;
     check_memory(options)?;
     fs::create_dir_all(&job.out).map_err(|e| Error::io("create", &job.out, e))?;
@@ -47,10 +47,9 @@ pub(super) fn prepare<'a>(job: &'a TrainJob, quiet: bool) -> Result<Run<'a>> {
     };
     let (model, optimiser, step, saved) = match earlier {
         Some((folder, state)) => {
-            same_model(&state.options, options)?;
+            options.check_same_run(&state.options)?;
             if state.data != format!("{:016x}", windows.tokens().content()) {
-                let message = format!("{} is not the text that the run was started with", source.path().display());
-                return Err(Error::resume(&folder, message));
+                return Err(Error::OtherText { path: folder, data: source.path().to_owned() });
             }
             let (model, optimiser) = restore(&folder, &state, &config, settings, &device)?;
             (model, optimiser, state.step, Some((state.step, folder)))
@@ -67,7 +66,6 @@ pub(super) fn prepare<'a>(job: &'a TrainJob, quiet: bool) -> Result<Run<'a>> {
         step,
         saved,
         log: Log::open(&job.out.join("train.jsonl"), step)?,
-        progress: Progress::new(quiet),
         training: Duration::ZERO,
         _lock: lock,
     })
@@ -82,15 +80,11 @@ fn check_memory(options: &TrainOptions) -> Result<()> {
     let wide = config.intermediate_size.max(config.query_width()) + config.hidden_size;
     let layers = (config.num_hidden_layers * config.recipe.count) as f64;
     let needed = 16.0 * parameters + 4.0 * rows * (2.0 * config.vocab_size as f64 + layers * 2.0 * wide as f64);
-    let available = parloop_kernels::memory::available().map(|bytes| bytes as f64);
-    match available.filter(|available| needed > *available) {
-        Some(available) => Err(Error::Config(format!(
-            "this run needs at least {:.1} GB of memory, and {:.1} GB are available: lower --hidden-size, --layers, \
-             --batch or --context",
-            needed / 1e9,
-            available / 1e9
-        ))),
-        None => Ok(()),
+    match parloop_kernels::memory::available() {
+        Some(available) if needed > available as f64 => {
+            Err(Error::Memory { needed: needed as u64, available: available as u64 })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -105,10 +99,7 @@ impl Lock {
         let path = out.join("train.lock");
         let file = fs::File::create(&path).map_err(|e| Error::io("create", &path, e))?;
         match file.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => {
-                let message = "a folder of its own: another run is writing there; wait for it or name another";
-                Err(Error::option("out", out.display(), message))
-            }
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { out: out.to_owned() }),
             // Where the file system knows no locks, nothing is promised.
             Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(Self { path, _file: file }),
         }
@@ -133,15 +124,8 @@ fn earlier(job: &TrainJob) -> Result<Option<(PathBuf, State)>> {
     }
     match (job.resume, newest) {
         (true, Some((_, folder))) => State::read(&folder).map(|state| Some((folder, state))),
-        (true, None) => Err(Error::resume(&job.out, "it holds no checkpoint; start the run without --resume")),
-        (false, Some((_, folder))) => Err(Error::option(
-            "out",
-            job.out.display(),
-            format!(
-                "a folder without checkpoints, but {} is there: continue with --resume or name another",
-                folder.display()
-            ),
-        )),
+        (true, None) => Err(Error::NoCheckpoint { out: job.out.clone() }),
+        (false, Some((_, newest))) => Err(Error::Occupied { out: job.out.clone(), newest }),
         (false, None) => Ok(None),
     }
 }
@@ -163,7 +147,7 @@ fn new_tokenizer(options: &TrainOptions, source: &Source) -> Result<Tokenizer> {
         "bpe" => {
             let sample = source.sample(options.val_fraction, TOKENIZER_SAMPLE)?;
             Tokenizer::train_bpe(&sample, options.vocab_size).map_err(|e| {
-                Error::option("vocab-size", options.vocab_size, format!("a size that the text can fill: {e}"))
+                Error::option("vocab_size", options.vocab_size, format!("a size that the text can fill: {e}"))
             })
         }
         path => {
@@ -177,7 +161,7 @@ fn new_tokenizer(options: &TrainOptions, source: &Source) -> Result<Tokenizer> {
 
 /// The checkpoint's tokenizer, if the options still ask for it.
 fn same_tokenizer(folder: &Path, state: &State, options: &TrainOptions) -> Result<Tokenizer> {
-    let config = ModelConfig::read(folder)?;
+    let config = family::read(folder, &[])?.config;
     let missing = || Error::resume(folder, "it has no tokenizer");
     let tokenizer = Tokenizer::read(folder, &config)?.ok_or_else(missing)?;
     if format!("{:016x}", tokenizer_hash(&tokenizer)) != state.tokenizer {
@@ -186,52 +170,9 @@ fn same_tokenizer(folder: &Path, state: &State, options: &TrainOptions) -> Resul
     let (now, then) = (&options.tokenizer, &state.options.tokenizer);
     let other_file = || fs::read_to_string(now).ok().and_then(|t| Tokenizer::from_json(&t).ok());
     if now != then && other_file().is_none_or(|other| tokenizer_hash(&other) != tokenizer_hash(&tokenizer)) {
-        return Err(differs("tokenizer", now, then));
+        return Err(Error::Differs { option: "tokenizer", now: now.clone(), then: then.clone() });
     }
     Ok(tokenizer)
-}
-
-fn differs(flag: &'static str, now: impl ToString, then: impl std::fmt::Display) -> Error {
-    Error::option(
-        flag,
-        now,
-        format!("{then}, as in the checkpoint to be resumed: leave the flag out or start a new run"),
-    )
-}
-
-/// Names the first option that makes another model than the checkpoint's, or that would validate on text already
-/// trained on.
-fn same_model(then: &TrainOptions, now: &TrainOptions) -> Result<()> {
-    let context = if now.max_position == 0 { "context" } else { "max-position" };
-    let sizes: [(&'static str, usize, usize); 8] = [
-        ("hidden-size", now.hidden_size, then.hidden_size),
-        ("intermediate-size", now.intermediate_size, then.intermediate_size),
-        ("layers", now.layers, then.layers),
-        ("heads", now.heads, then.heads),
-        ("kv-heads", now.kv_heads, then.kv_heads),
-        ("head-dim", now.head_dim, then.head_dim),
-        (context, now.max_position.max(now.context), then.max_position.max(then.context)),
-        ("vocab-size", now.vocab_size, then.vocab_size),
-    ];
-    for (flag, now, then) in sizes {
-        if now != then {
-            return Err(differs(flag, now, then));
-        }
-    }
-    if now.tie_embeddings != then.tie_embeddings {
-        return Err(differs("tie-embeddings", now.tie_embeddings, then.tie_embeddings));
-    }
-    if now.rope_theta != then.rope_theta {
-        return Err(differs("rope-theta", now.rope_theta, then.rope_theta));
-    }
-    if now.val_fraction != then.val_fraction {
-        return Err(differs("val-fraction", now.val_fraction, then.val_fraction));
-    }
-    let (now, then) = (now.recipe.resolve()?, then.recipe.resolve()?);
-    if now != then {
-        return Err(differs("recipe", now.describe(), then.describe()));
-    }
-    Ok(())
 }
 
 /// The model and the optimiser as they were saved.
@@ -263,15 +204,15 @@ fn restore(
 }
 
 impl TrainOptions {
-    /// The options of the run whose newest checkpoint is in `out`: what a resumed run starts from before flags are
-    /// applied.
+    /// The options of the run whose newest checkpoint is in `out`: what a resumed run starts from before others
+    /// are set.
     ///
     /// # Errors
     /// There is no checkpoint, or it cannot be read.
     pub fn of_run(out: &Path) -> Result<Self> {
         match checkpoints(out).pop() {
             Some((_, folder)) => State::read(&folder).map(|state| state.options),
-            None => Err(Error::resume(out, "it holds no checkpoint; start the run without --resume")),
+            None => Err(Error::NoCheckpoint { out: out.to_owned() }),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the tests of training runs share: a small text and a small run.
 #![allow(dead_code)]
 
+pub mod models;
+
 use parloop_train::{Hooks, RecipeChoice, Result, Summary, TrainJob, TrainOptions, train};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -31,36 +33,41 @@ impl Place {
 
 /// A model of a few thousand weights that trains in well under a second.
 pub fn small(recipe: &str, steps: usize) -> TrainOptions {
-    TrainOptions {
-        recipe: RecipeChoice::Name(recipe.into()),
-        hidden_size: 24,
-        intermediate_size: 40,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 8,
-        tokenizer: "bytes".into(),
-        context: 48,
-        batch: 3,
-        accumulate: 2,
-        steps,
-        warmup: 2,
-        eval_every: 3,
-        eval_batches: 2,
-        log_every: 1,
-        save_every: 2,
-        keep: 2,
-        ..TrainOptions::default()
-    }
+    with(TrainOptions::default(), |o| {
+        o.recipe = RecipeChoice::Name(recipe.into());
+        o.hidden_size = 24;
+        o.intermediate_size = 40;
+        o.layers = 2;
+        o.heads = 4;
+        o.kv_heads = 2;
+        o.head_dim = 8;
+        o.tokenizer = "bytes".into();
+        o.context = 48;
+        o.batch = 3;
+        o.accumulate = 2;
+        o.steps = steps;
+        o.warmup = 2;
+        o.eval_every = 3;
+        o.eval_batches = 2;
+        o.log_every = 1;
+        o.save_every = 2;
+        o.keep = 2;
+    })
+}
+
+/// Options with some of them changed.
+pub fn with(mut options: TrainOptions, change: impl FnOnce(&mut TrainOptions)) -> TrainOptions {
+    change(&mut options);
+    options
 }
 
 pub fn job(place: &Place, out: &str, options: TrainOptions) -> TrainJob {
-    TrainJob { data: place.text(), out: place.path(out), resume: false, options }
+    TrainJob::new(place.text(), place.path(out), options)
 }
 
 pub fn run(job: &TrainJob) -> Result<Summary> {
     let stop = AtomicBool::new(false);
-    train(job, &mut Hooks { stop: &stop, sampler: None, quiet: true })
+    train(job, &mut Hooks::new(&stop))
 }
 
 pub fn names(folder: &Path) -> Vec<String> {
