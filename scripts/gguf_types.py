@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Size, loss and speed of a model in every GGUF type: the table of docs/gguf.md.
 
-    python scripts/gguf_types.py --parloop target/release/parloop --model models/shakespeare --text FILE.txt
+    python scripts/gguf_types.py --parloop target/release/parloop --model crates/parloop/model --text FILE.txt
 
 Writes each type into --work, then scores the same tokens with each and decodes with them in turn.
 """

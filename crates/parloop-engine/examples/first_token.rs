@@ -5,21 +5,12 @@
 //! The model has LoopCoder-V2's 14 layers, window and recipe, a quarter of its widths, and random weights in bf16.
 //! Everything compared takes its turn in every round; times are medians.
 
+mod shape;
+
 use parloop_engine::{Engine, Error, Model, Prefill, PrefixCache, Result, Sequence};
 use parloop_kernels::{KvType, WeightType};
-use parloop_model::{ModelConfig, Recipe};
 use std::sync::Arc;
 use std::time::Instant;
-
-fn config() -> Result<ModelConfig> {
-    let json = format!(
-        r#"{{"model_type": "parloop", "vocab_size": 19200, "hidden_size": 1280, "intermediate_size": 6912,
-            "num_hidden_layers": 14, "num_attention_heads": 10, "num_key_value_heads": 2, "head_dim": 128,
-            "rms_norm_eps": 1e-5, "rope_theta": 500000, "max_position_embeddings": 131072, "loop": {}}}"#,
-        serde_json::to_string(&Recipe::plt(2)).unwrap_or_default()
-    );
-    Ok(ModelConfig::from_json(&json)?)
-}
 
 /// Prefills what the cache lacks, to the logits of the first token; milliseconds.
 fn cached(engine: &mut Engine, texts: &[&Sequence], prompt: &[u32]) -> Result<(f64, usize)> {
@@ -42,7 +33,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 fn main() -> Result<()> {
     let number = |i: usize, default: usize| std::env::args().nth(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (tokens, rounds) = (number(1, 2048).max(256), number(2, 7).max(1));
-    let model = Arc::new(Model::random(config()?, WeightType::Bf16)?);
+    let model = Arc::new(Model::random(shape::quarter(), WeightType::Bf16)?);
     let mut engine = Engine::new(model, None)?;
     engine.set_kv_type(KvType::Bf16);
 

@@ -5,21 +5,12 @@
 //! The model has LoopCoder-V2's 14 layers, window and recipe, a quarter of its widths, and random weights in q8. Rows are
 //! counted, and bits compared with those of each sequence alone; both must be equal for every size of a piece.
 
+mod shape;
+
 use parloop_engine::{Engine, Error, Model, Outcome, Passes, Prefill, Prompt, Result, Sequence, Want, Work};
 use parloop_kernels::{KvType, WeightType};
-use parloop_model::{ModelConfig, Recipe};
 use std::sync::Arc;
 use std::time::Instant;
-
-fn config() -> Result<ModelConfig> {
-    let json = format!(
-        r#"{{"model_type": "parloop", "vocab_size": 19200, "hidden_size": 1280, "intermediate_size": 6912,
-            "num_hidden_layers": 14, "num_attention_heads": 10, "num_key_value_heads": 2, "head_dim": 128,
-            "rms_norm_eps": 1e-5, "rope_theta": 500000, "max_position_embeddings": 131072, "loop": {}}}"#,
-        serde_json::to_string(&Recipe::plt(2)).unwrap_or_default()
-    );
-    Ok(ModelConfig::from_json(&json)?)
-}
 
 /// The token that sequence `i` takes in at its step `n`: written down, so that it can be repeated alone.
 fn token(i: usize, n: usize) -> u32 {
@@ -41,7 +32,7 @@ fn main() -> Result<()> {
     let tokens = numbers.first().copied().unwrap_or(8192).clamp(64, 100_000);
     let decoding = numbers.get(1).copied().unwrap_or(4).clamp(1, 64);
     let pieces = if numbers.len() > 2 { numbers[2..].to_vec() } else { vec![128, 256, 512, 2048] };
-    let mut engine = Engine::new(Arc::new(Model::random(config()?, WeightType::Q8)?), None)?;
+    let mut engine = Engine::new(Arc::new(Model::random(shape::quarter(), WeightType::Q8)?), None)?;
     engine.set_kv_type(KvType::Bf16);
     let prompt: Vec<u32> = (0..tokens).map(|n| token(99, n)).collect();
 

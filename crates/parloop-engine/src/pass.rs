@@ -1,10 +1,10 @@
 //! One pass of rows over the weights.
 
-use crate::model::{Gate, Layer};
+use crate::model::Layer;
 use crate::{Engine, Sequence};
 use parloop_kernels::ops::{Rotation, rms_norm_safe, sigmoid, swiglu_safe};
 use parloop_kernels::{Attend, Branch, Effect, Norm, Op, Product, Projector, Weights, attend};
-use parloop_model::{GateKind, KvMode};
+use parloop_model::{FeedForward, Gate, KvMode, Linear};
 use std::ops::Range;
 
 /// Where a row belongs, and how far it goes. Rows of a pass are ordered by loop, and within a loop by sequence and
@@ -116,23 +116,21 @@ impl Engine {
         let Scratch { q, y, gates, inner, spare, .. } = &mut self.scratch;
         let x = &mut self.x[..live * d];
         let q = &q[..live * width];
-        let biases = &layer.biases;
 
         let windowed = recipe.kv == KvMode::Shared && recipe.local.is_some();
         let later = rows.partition_point(|row| row.r == 0);
         let gates = sized(gates, (live - later) * heads);
         if let (true, Some(gate)) = (windowed && later < live, &layer.gate) {
-            match gate.kind {
-                GateKind::Hidden => {
-                    let norm = Some(Norm { weight: &gate.norm, eps });
-                    let product =
-                        Product { weights: &gate.weight, rows: 0..live - later, effect: Effect::Store, out: gates };
+            match gate {
+                Gate::Hidden { weight, norm, .. } => {
+                    let norm = Some(Norm { weight: norm, eps });
+                    let product = Product { weights: weight, rows: 0..live - later, effect: Effect::Store, out: gates };
                     self.on.project(Op::Gate, &x[later * d..], d, norm, &mut [product]);
                 }
-                GateKind::Query => query_gate(gate, &q[later * width..], gates, heads),
+                Gate::Query { weight, .. } => query_gate(weight, &q[later * width..], gates, heads),
             }
             for row in gates.chunks_exact_mut(heads) {
-                row.iter_mut().zip(&gate.bias).for_each(|(g, b)| *g = sigmoid(*g + b));
+                row.iter_mut().zip(gate.bias()).for_each(|(g, b)| *g = sigmoid(*g + b));
             }
         }
 
@@ -155,28 +153,30 @@ impl Engine {
         attend(&mut self.on, heads, q, &attends, y);
         written.iter().for_each(|run| sequences[run.sequence].kv[run.r][n].shrink(&mut self.spares));
 
-        let sandwich = layer.sandwich.as_ref().map(|s| Norm { weight: &s.attention, eps });
-        join(&mut self.on, Op::Output, y, &layer.o, &biases.o, sandwich, spare, x);
+        let out_norm = layer.attention_out_norm.as_ref().map(|weight| Norm { weight, eps });
+        join(&mut self.on, Op::Output, y, &layer.o, out_norm, spare, x);
 
         let inner = sized(inner, live * c.intermediate_size);
         let norm = Some(Norm { weight: &layer.post_norm, eps });
-        let (gate, up, rows) = (&layer.ff_gate, &layer.ff_up, 0..live);
-        if c.block.mlp_bias {
+        let FeedForward::Dense { gate_proj, up_proj, down_proj } = &layer.feed_forward;
+        let (gate, up, rows) = (&gate_proj.weight, &up_proj.weight, 0..live);
+        // One product for both, unless something stands between them.
+        if gate_proj.bias.is_some() || up_proj.bias.is_some() || gate.kind() != up.kind() {
             let spare = sized(spare, inner.len());
             let mut products = [
                 Product { weights: gate, rows: rows.clone(), effect: Effect::Store, out: inner },
                 Product { weights: up, rows, effect: Effect::Store, out: spare },
             ];
             self.on.project(Op::FeedForwardIn, x, d, norm, &mut products);
-            add_bias(inner, &biases.ff_gate);
-            add_bias(spare, &biases.ff_up);
+            add_bias(inner, &gate_proj.bias);
+            add_bias(spare, &up_proj.bias);
             swiglu_safe(&self.on, inner, spare);
         } else {
             let mut products = [Product { weights: gate, rows, effect: Effect::SwiGlu(up), out: inner }];
             self.on.project(Op::FeedForwardIn, x, d, norm, &mut products);
         }
-        let sandwich = layer.sandwich.as_ref().map(|s| Norm { weight: &s.feed_forward, eps });
-        join(&mut self.on, Op::FeedForwardOut, inner, &layer.ff_down, &biases.ff_down, sandwich, spare, x);
+        let out_norm = layer.feed_forward_out_norm.as_ref().map(|weight| Norm { weight, eps });
+        join(&mut self.on, Op::FeedForwardOut, inner, down_proj, out_norm, spare, x);
     }
 
     /// Queries, keys and values of a layer's rows: keys and values go to their caches and rings, queries to the scratch
@@ -186,26 +186,26 @@ impl Engine {
         let c = model.config();
         let (d, width, kv_width) = (c.hidden_size, c.query_width(), c.kv_width());
         let norm = Some(Norm { weight: &layer.input_norm, eps: c.rms_norm_eps });
-        let biases = &layer.biases;
         let count = self.rows.len();
         // Rows are ordered by loop, so those with keys of their own come first.
         let own = self.rows.partition_point(|row| c.recipe.has_own_kv(row.r));
         let live = self.rows.iter().filter(|row| row.depth > n).count();
         let Scratch { q, k, v, .. } = &mut self.scratch;
         let (q, k, v) = (sized(q, live * width), sized(k, own * kv_width), sized(v, own * kv_width));
-        let query = Product { weights: &layer.q, rows: 0..live, effect: Effect::Store, out: q };
-        let keys = Product { weights: &layer.k, rows: 0..own, effect: Effect::Store, out: k };
-        let values = Product { weights: &layer.v, rows: 0..own, effect: Effect::Store, out: v };
+        let query = Product { weights: &layer.q.weight, rows: 0..live, effect: Effect::Store, out: q };
+        let keys = Product { weights: &layer.k.weight, rows: 0..own, effect: Effect::Store, out: k };
+        let values = Product { weights: &layer.v.weight, rows: 0..own, effect: Effect::Store, out: v };
         if live == count {
             self.on.project(Op::Qkv, &self.x[..count * d], d, norm, &mut [query, keys, values]);
         } else {
             self.on.project(Op::Qkv, &self.x[..count * d], d, norm, &mut [keys, values]);
         }
         let began = self.on.profile.start();
-        let Scratch { k, v, rotations, .. } = &mut self.scratch;
+        let Scratch { k, v, rotations, spare, .. } = &mut self.scratch;
         let (k, v) = (&mut k[..own * kv_width], &mut v[..own * kv_width]);
-        add_bias(k, &biases.k);
-        add_bias(v, &biases.v);
+        add_bias(k, &layer.k.bias);
+        add_bias(v, &layer.v.bias);
+        norm_heads(&self.on, k, &layer.k_norm, c.rms_norm_eps, spare);
         k.chunks_exact_mut(kv_width).zip(&*rotations).for_each(|(k, turn)| turn.apply(k));
         self.on.profile.add(Op::Rope, began, 0);
 
@@ -222,13 +222,14 @@ impl Engine {
         if live < count {
             self.compact(n);
             let q = &mut self.scratch.q[..live * width];
-            let query = Product { weights: &layer.q, rows: 0..live, effect: Effect::Store, out: q };
+            let query = Product { weights: &layer.q.weight, rows: 0..live, effect: Effect::Store, out: q };
             self.on.project(Op::Qkv, &self.x[..live * d], d, norm, &mut [query]);
         }
         let began = self.on.profile.start();
-        let Scratch { q, rotations, .. } = &mut self.scratch;
+        let Scratch { q, rotations, spare, .. } = &mut self.scratch;
         let q = &mut q[..live * width];
-        add_bias(q, &biases.q);
+        add_bias(q, &layer.q.bias);
+        norm_heads(&self.on, q, &layer.q_norm, c.rms_norm_eps, spare);
         q.chunks_exact_mut(width).zip(&*rotations).for_each(|(q, turn)| turn.apply(q));
         self.on.profile.add(Op::Rope, began, 0);
         written
@@ -279,10 +280,20 @@ impl Engine {
     }
 }
 
-/// Adds a bias to each row; an empty one is none.
-fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    if !bias.is_empty() {
+/// Adds a bias, if there is one, to each row.
+fn add_bias(rows: &mut [f32], bias: &Option<Vec<f32>>) {
+    if let Some(bias) = bias {
         rows.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
+    }
+}
+
+/// Norms each head of each row, if the model does so.
+fn norm_heads(on: &Projector, rows: &mut [f32], norm: &Option<Vec<f32>>, eps: f32, spare: &mut Vec<f32>) {
+    let Some(weight) = norm else { return };
+    let normed = sized(spare, weight.len());
+    for head in rows.chunks_exact_mut(weight.len()) {
+        rms_norm_safe(on, head, weight, eps, normed);
+        head.copy_from_slice(normed);
     }
 }
 
@@ -291,12 +302,12 @@ fn join(
     on: &mut Projector,
     op: Op,
     y: &[f32],
-    weights: &Weights,
-    bias: &[f32],
+    linear: &Linear<Weights, Vec<f32>>,
     norm: Option<Norm<'_>>,
     spare: &mut Vec<f32>,
     x: &mut [f32],
 ) {
+    let (weights, bias) = (&linear.weight, &linear.bias);
     let (d, width) = (weights.outputs(), weights.inputs());
     let rows = 0..x.len() / d;
     let Some(norm) = norm else {
@@ -313,10 +324,10 @@ fn join(
 }
 
 /// g before bias and sigmoid: `<w_head, q_head>`.
-fn query_gate(gate: &Gate, q: &[f32], gates: &mut [f32], heads: usize) {
-    let dim = gate.values.len() / heads;
+fn query_gate(weight: &[f32], q: &[f32], gates: &mut [f32], heads: usize) {
+    let dim = weight.len() / heads;
     for (i, g) in gates.iter_mut().enumerate() {
-        let w = &gate.values[i % heads * dim..][..dim];
+        let w = &weight[i % heads * dim..][..dim];
         *g = q[i * dim..][..dim].iter().zip(w).map(|(q, w)| q * w).sum();
     }
 }

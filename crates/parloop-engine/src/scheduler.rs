@@ -255,13 +255,12 @@ impl<'m> Scheduler<'m> {
     /// Finds memory for a request that was refused some.
     fn make_room(&mut self, id: RequestId, spent: parloop_kernels::kv::Spent) -> Option<(RequestId, Event)> {
         let pool = self.engine.kv_pool().clone();
-        if let Some(cache) = &mut self.cache {
-            let fits = || pool.used().saturating_add(spent.needed) <= pool.budget();
-            let before = pool.used();
-            while !fits() && cache.give_up() {}
-            if pool.used() < before {
-                return None;
-            }
+        // At least one: what was refused is a part of what the request needs.
+        if let Some(cache) = &mut self.cache
+            && cache.give_up()
+        {
+            while pool.used().saturating_add(spent.needed) > pool.budget() && cache.give_up() {}
+            return None;
         }
         // The youngest gives way, unless there is only the one.
         let youngest = self.running.iter().enumerate().filter(|(_, job)| job.id != id).max_by_key(|(_, job)| job.id);

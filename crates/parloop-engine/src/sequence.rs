@@ -132,6 +132,13 @@ impl Sequence {
         self.keep_what_forks_share();
     }
 
+    /// Forgets everything: as if no token had ever been seen, and its memory is free.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.kv.iter_mut().flatten().for_each(KvTiles::clear);
+        self.keep_what_forks_share();
+    }
+
     /// Forgets a prompt of which only a part came in: what of it is done stays, as in a sequence that was cut there.
     pub(crate) fn settle(&mut self) {
         if self.in_flight.is_some() {
@@ -143,7 +150,13 @@ impl Sequence {
     fn keep_what_forks_share(&mut self) {
         let len = self.tokens.len();
         for kv in self.kv.iter_mut().flatten() {
-            if kv.window().is_some() { kv.clear() } else { kv.truncate(len) }
+            if kv.window().is_some() {
+                kv.clear();
+            } else {
+                kv.truncate(len);
+                // Room that was made for a pass that did not come.
+                kv.trim();
+            }
         }
         self.carried.iter_mut().for_each(|c| c.fill(0.0));
         self.last.clear();

@@ -1,6 +1,6 @@
 //! The one driver of rows: a turn is one pass over the weights for any mix of work.
 //!
-//! Decode, prefill, rebuilding and scoring are planners that fill turns ([`step`](crate::step), [`prefill`](crate::prefill));
+//! Decode, prefill, rebuilding and scoring are planners that fill turns ([`step`](crate::step), `prefill`);
 //! none of them pushes rows itself.
 
 use crate::pass::Row;

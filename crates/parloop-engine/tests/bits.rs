@@ -22,7 +22,7 @@ fn hash(values: impl Iterator<Item = f32>) -> String {
 /// The built-in model, and three random ones that every weight type can hold.
 fn models() -> Vec<(String, Checkpoint)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut models = vec![("shakespeare".into(), Checkpoint::open(&root.join("models/shakespeare")).unwrap())];
+    let mut models = vec![("shakespeare".into(), Checkpoint::open(&root.join("crates/parloop/model")).unwrap())];
     for seed in [1, 2, 3] {
         let rng = &mut Rng(seed);
         let mut config = config(rng);

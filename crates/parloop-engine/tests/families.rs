@@ -131,7 +131,7 @@ fn each_rule_of_iquestpltcoder_matters() {
 #[test]
 fn each_rule_of_the_other_families_matters() {
     type Change = fn(&mut ModelConfig);
-    let cases: [(&str, &str, Change); 8] = [
+    let cases: [(&str, &str, Change); 13] = [
         ("iquestloopcoder", "its window counts the query's own key", |c| {
             c.recipe.local.iter_mut().for_each(|l| l.left += 1);
         }),
@@ -140,8 +140,13 @@ fn each_rule_of_the_other_families_matters() {
         ("ouro-exit", "the exit gate", |c| c.recipe.exit.iter_mut().for_each(|e| e.threshold = 1.0)),
         ("nanbeige", "the norm between loops", |c| c.recipe.norm = false),
         ("nanbeige-skip-norm", "no norm between loops", |c| c.recipe.norm = true),
-        ("llama-yarn", "scaled frequencies", |c| c.block.rope_scaling = None),
-        ("llama-llama3", "scaled frequencies", |c| c.block.rope_scaling = None),
+        ("llama-yarn", "scaled frequencies", |c| c.extras.rope_scaling = None),
+        ("llama-llama3", "scaled frequencies", |c| c.extras.rope_scaling = None),
+        ("mistral", "the base of the frequencies", |c| c.rope_theta = 1e4),
+        ("qwen2", "the biases of queries, keys and values", |c| c.extras.attention_bias = false),
+        ("qwen2-tied", "the biases of queries, keys and values", |c| c.extras.attention_bias = false),
+        ("qwen3", "the norms of queries and keys", |c| c.extras.qk_norms = false),
+        ("qwen3", "the base of the frequencies", |c| c.rope_theta = 1e4),
     ];
     for (name, rule, change) in cases {
         let case = FamilyCase::read(name);

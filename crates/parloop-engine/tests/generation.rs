@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 fn engine() -> Engine {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/shakespeare");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../parloop/model");
     let model = Model::load(&Checkpoint::open(&folder).unwrap(), None, &mut Pool::new(1), &mut |_, _| ()).unwrap();
     Engine::new(Arc::new(model), Some(1)).unwrap()
 }

@@ -114,7 +114,7 @@ fn crowd(seed: u64) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(parloop_testing::cases(24))]
 
     #[test]
     fn everyone_gets_what_he_gets_alone(seed: u64) {

@@ -404,7 +404,7 @@ fn a_cut_or_altered_file_is_refused() {
     assert!(refused(&engine, &path, b"").contains("not a saved state"));
     let mut other = whole.clone();
     other[8] = 9;
-    assert!(refused(&engine, &path, &other).contains("version 9, expected version 1"));
+    assert!(refused(&engine, &path, &other).contains("version 9, expected version 2"));
     // A header that was written to deceive, with a checksum that fits.
     let length = u32::from_le_bytes(whole[12..16].try_into().unwrap()) as usize;
     let header = String::from_utf8(whole[16..16 + length].to_vec()).unwrap();
@@ -449,20 +449,20 @@ fn a_state_of_another_model_type_or_machine_is_refused() {
 
     for kind in [WeightType::Bf16, WeightType::Q8, WeightType::Q4] {
         let message = refusal(&Engine::with_isa(model(Some(kind)), 1, isa));
-        assert!(message.contains(kind.name()) && message.contains("--weights f32"), "{message}");
+        assert!(message.contains(kind.name()) && message.contains("made with f32 weights"), "{message}");
     }
     let fewer = engine.model().with_recipe(Recipe { norm: false, ..config.recipe.clone() }).unwrap();
     assert!(refusal(&Engine::with_isa(Arc::new(fewer), 1, isa)).contains("normed output"));
     let trained = Engine::with_isa(Arc::new(Model::new(&checkpoint(&config, rng)).unwrap()), 1, isa);
     assert!(refusal(&trained).contains("another model"));
     engine.set_kv_type(KvType::Q8);
-    assert!(refusal(&engine).contains("--kv f32"));
+    assert!(refusal(&engine).contains("keys and values as f32"));
     engine.set_kv_type(KvType::F32);
     for other in Isa::available() {
         let other = Engine::with_isa(model(None), 2, other);
         match other.load_state(&path) {
             Ok(_) => assert_eq!(other.isa(), isa),
-            Err(e) => assert!(e.to_string().contains(&format!("PARLOOP_ISA={}", isa.name())), "{e}"),
+            Err(e) => assert!(e.to_string().contains(&format!("instruction set {}", isa.name())), "{e}"),
         }
     }
     assert!(engine.load_state(folder.path()).unwrap_err().to_string().contains("regular file"));

@@ -151,7 +151,7 @@ fn random_turns(seed: u64, turns: usize) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(parloop_testing::cases(40))]
 
     #[test]
     fn every_sequence_gets_the_bits_that_it_gets_alone(seed: u64) {

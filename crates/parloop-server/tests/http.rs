@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 fn model() -> Arc<Model> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/shakespeare");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../parloop/model");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     Arc::new(Model::load(&checkpoint, None, &mut Pool::new(1), &mut |_, _| ()).unwrap())
 }

@@ -1,11 +1,11 @@
-//! The model inside the program: a PLT-2 trained on Shakespeare. `models/shakespeare/README.md` says how.
+//! The model inside the program: a PLT-2 trained on Shakespeare. `model/README.md` says how.
 
 use parloop_model::{Checkpoint, Result, Tokenizer};
 use std::sync::Arc;
 
-const CONFIG: &str = include_str!("../../../models/shakespeare/config.json");
-const TOKENIZER: &str = include_str!("../../../models/shakespeare/tokenizer.json");
-static WEIGHTS: &[u8] = include_bytes!("../../../models/shakespeare/model.safetensors");
+const CONFIG: &str = include_str!("../model/config.json");
+const TOKENIZER: &str = include_str!("../model/tokenizer.json");
+static WEIGHTS: &[u8] = include_bytes!("../model/model.safetensors");
 
 /// The name by which messages call it.
 pub const NAME: &str = "built-in Shakespeare model";

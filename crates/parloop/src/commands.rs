@@ -1,30 +1,36 @@
 //! One file a verb, and what they share.
 
 pub mod bench;
-mod chat;
-mod convert;
-mod demo;
-mod inspect;
+pub mod chat;
+pub mod completions;
+pub mod convert;
+pub mod demo;
+pub mod inspect;
+pub mod list;
 mod machine;
-mod pack;
+pub mod pack;
 #[cfg(feature = "pull")]
 pub mod pull;
-mod quantize;
-mod run;
-mod score;
+pub mod quantize;
+pub mod rm;
+pub mod run;
+pub mod score;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod state;
 #[cfg(feature = "train")]
 pub mod train;
+mod write;
 
-use crate::args::{Args, Command, Machine, Model as ModelArg, Weights};
+use crate::args::machine::{Machine, Weights};
+use crate::args::{Args, Command};
 use anyhow::{Context, Result, ensure};
-use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
 use parloop::builtin;
 use parloop_engine::{Engine, Model, Passes, PromptProgress};
 use parloop_kernels::{Pool, Projector, WeightType};
 use parloop_model::{Checkpoint, Recipe, Tokenizer};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,6 +57,8 @@ pub fn run(args: Args) -> Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::chat(&args),
         Command::Score(args) => score::score(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::train(&args),
         Command::Bench(args) => bench::bench(&args),
@@ -60,19 +68,10 @@ pub fn run(args: Args) -> Result<()> {
         Command::Pack(args) => pack::pack(&args),
         #[cfg(feature = "pull")]
         Command::Pull(args) => pull::pull(&args),
-        Command::Completions(args) => {
-            let mut script = Vec::new();
-            clap_complete::generate(args.shell, &mut Args::command(), "parloop", &mut script);
-            Ok(std::io::stdout().lock().write_all(&script)?)
-        }
+        Command::List(args) => list::list(&args),
+        Command::Rm(args) => rm::rm(&args),
+        Command::Completions(args) => completions::completions(&args),
     }
-}
-
-fn checkpoint(arg: &ModelArg) -> Result<Checkpoint> {
-    Ok(match &arg.model {
-        Some(folder) => Checkpoint::open(folder)?,
-        None => builtin::checkpoint()?,
-    })
 }
 
 /// A checkpoint's model, converted to a weight type if one is given; a bar shows longer conversions.
@@ -141,26 +140,35 @@ fn print_profile(engine: &Engine) {
 fn tokenizer(checkpoint: &Checkpoint) -> Result<&Tokenizer> {
     checkpoint.tokenizer().with_context(|| {
         let name = checkpoint.path().map_or(builtin::NAME.into(), |p| p.display().to_string());
-        format!("{name} has no tokenizer, so it cannot take or give text: use `parloop score --tokens IDS`")
+        format!("{name} has no tokenizer, so it cannot take or give text: use `parloop score --ids IDS`")
     })
 }
 
-/// A whole UTF-8 file, or a sentence that says where it is not UTF-8. A pipe (`<(...)`) may be given; what has no end is
+/// A whole UTF-8 file, or a sentence that says where it is not UTF-8. `-` is standard input; a pipe
+/// (`<(...)`) may be given; what has no end is
 /// read to [`MOST_TEXT`] and refused.
 fn read_text(path: &Path) -> Result<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MOST_TEXT + 1).read_to_end(&mut bytes))
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut bytes, input) = (Vec::new(), path == Path::new("-"));
+    let name = if input { "standard input".into() } else { path.display().to_string() };
+    let read = match input {
+        true => std::io::stdin().lock().take(MOST_TEXT + 1).read_to_end(&mut bytes),
+        false => std::fs::File::open(path).and_then(|file| file.take(MOST_TEXT + 1).read_to_end(&mut bytes)),
+    };
+    read.with_context(|| format!("cannot read {name}"))?;
     let most = self::bytes(MOST_TEXT as usize);
-    ensure!(bytes.len() as u64 <= MOST_TEXT, "{} is longer than {most}: give a shorter text", path.display());
-    utf8(bytes, &path.display().to_string())
+    ensure!(bytes.len() as u64 <= MOST_TEXT, "{name} is longer than {most}: give a shorter text");
+    utf8(bytes, &name)
 }
 
+/// A text from outside. A byte-order mark at its beginning is no part of it.
 fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         anyhow::anyhow!("{name} is not UTF-8 text: byte {at} starts no character; convert it to UTF-8 first")
+    })?;
+    Ok(match text.strip_prefix('\u{FEFF}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
     })
 }
 

@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache;
 mod commands;
+mod hints;
+mod interrupt;
+mod terminal;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -33,7 +37,10 @@ fn sentence(error: &anyhow::Error) -> String {
             text += &format!(": {cause}");
         }
     }
-    text
+    match hints::hint(error) {
+        Some(hint) => format!("{text}; {hint}"),
+        None => text,
+    }
 }
 
 /// Whoever read our output (`head`, a pager) has seen enough.

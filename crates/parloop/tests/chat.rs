@@ -68,10 +68,8 @@ fn a_scripted_conversation_processes_only_what_is_new() {
 
     let (two, figures) = talk("to be\n\nor not\n/exit\nnever said\n");
     assert!(two.starts_with(&one) && two.len() > one.len());
-    let after: Vec<usize> = figures
-        .lines()
-        .filter_map(|l| l.strip_prefix('[')?.split_once(" new tokens after ")?.1.split(',').next()?.parse().ok())
-        .collect();
+    let after: Vec<usize> =
+        figures.lines().filter_map(|l| l.split_once(" new tokens after ")?.1.split(' ').next()?.parse().ok()).collect();
     assert!(after.len() == 2 && after[0] == 0 && after[1] > 10, "{figures}");
 
     // The same seed and an empty memory give the same answer again.
@@ -174,4 +172,80 @@ fn a_sentencepiece_model_runs_and_keeps_its_files_when_converted() {
     assert!(Checkpoint::open(&copy).unwrap().stops().contains(2));
     let (again, _) = output(parloop(&["run", copy.to_str().unwrap(), "--chat", "-p", "To be"]).args(options));
     assert_eq!(again, answer);
+}
+
+#[test]
+fn a_full_context_drops_the_oldest_turns_and_says_so() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = model(temporary.path(), &bpe());
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let name = folder.to_str().unwrap();
+    let script = "to be or not to be, that is the question\n".repeat(12);
+    let talk = |more: &[&str]| {
+        output(
+            parloop(&["chat", name, "-n", "20", "--temp", "0", "--ignore-eos"]).args(more).write_stdin(script.as_str()),
+        )
+    };
+    let (answers, said) = talk(&["--json"]);
+    assert_eq!(answers.lines().count(), 12, "every message is answered: {said}");
+    assert!(said.contains("the context of 300 tokens is full: the oldest 1 turn is left out"), "{said}");
+    for answer in answers.lines() {
+        let answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+        assert_eq!(answer["finish"], "length");
+        assert_eq!(answer["ids"].as_array().unwrap().len(), 20);
+    }
+    // Fewer tokens have room where keys and values may take less.
+    let (_, said) = talk(&["--kv-budget", "60kB"]);
+    assert!(said.contains("--kv-budget leaves room for") && said.contains("left out"), "{said}");
+    let message = refusal(parloop(&["chat", name, "--kv-budget", "1kB"]).write_stdin("to be"));
+    assert!(message.contains("--kv-budget leaves room for"), "{message}");
+}
+
+#[test]
+fn what_begins_with_a_slash_is_done_and_not_sent() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = model(temporary.path(), &bpe());
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let (name, kept) = (folder.to_str().unwrap(), temporary.path().join("kept.json"));
+    let kept = kept.to_str().unwrap();
+    let talk = |script: &str| {
+        let (answers, said) = output(parloop(&["chat", name, "-n", "12", "--seed", "3", "--json"]).write_stdin(script));
+        let text =
+            |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap()["content"].as_str().unwrap().to_owned();
+        (answers.lines().map(text).collect::<Vec<_>>(), said)
+    };
+    let (one, _) = talk("to be\nor not\n");
+    // What was kept is gone on with.
+    talk(&format!("to be\n/save {kept}\n"));
+    let saved: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(kept).unwrap()).unwrap();
+    let said: Vec<_> = saved["messages"].as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
+    assert_eq!(said, ["to be", one[0].as_str()]);
+    let (two, told) = talk(&format!("/load {kept}\nor not\n"));
+    assert!(two.len() == 1 && told.contains("2 messages"), "{told}");
+    let (again, _) = talk("to be\n/retry\n/retry\n/set seed 3\n");
+    assert!(again.len() == 3 && again[0] == one[0] && again.iter().any(|text| *text != again[0]), "{again:?}");
+    let (_, said) = talk(
+        "/set temp 7000\n/set temp 0.5\n/set\n/stats\n/system be brief\n/system\n/nonsense with words\n/save\n/load nowhere\n/retry\n/bye\nnever said\n",
+    );
+    for part in [
+        "from 0 to 100",
+        "temp 0.5",
+        "turns: 0",
+        "anew",
+        "be brief",
+        "/nonsense is no command",
+        "nothing was sent",
+        "needs the name",
+        "nowhere",
+        "no answer",
+    ] {
+        assert!(said.contains(part), "{part} is missing from {said}");
+    }
+    std::fs::write(kept, "my thesis").unwrap();
+    let (_, said) = talk(&format!("to be\n/save {kept}\n/load {kept}\n"));
+    assert!(said.contains("not replaced") && said.contains("not JSON"), "{said}");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "my thesis");
+    // A message of several lines is one message.
+    let (several, _) = talk("\"\"\"to be\nor not\"\"\"\n");
+    assert!(several.len() == 1 && talk("to be\\\nor not\n").0 == several);
 }

@@ -55,14 +55,27 @@ fn a_plt_converts_to_iquestpltcoder_and_back_without_losing_a_bit() {
     let message = refused(&["convert", path(&golden), "--to", "iquestpltcoder", "--out", path(&out)]).1;
     assert!(message.contains("cannot express") && !out.exists(), "{message}");
     let message = refused(&["convert", path(&golden), "--to", "ouro", "--out", path(&out)]).1;
-    assert!(message.contains("parloop or iquestpltcoder"), "{message}");
+    assert!(message.contains("ouro cannot express this model"), "{message}");
+    let message = refused(&["convert", path(&golden), "--to", "whisper", "--out", path(&out)]).1;
+    assert!(message.contains("parloop, iquestpltcoder, iquestloopcoder, ouro"), "{message}");
 }
 
 #[test]
-fn every_family_converts_to_our_form_with_the_same_logits() {
+fn every_family_stays_what_it_is_and_converts_to_our_form_with_the_same_logits() {
     let place = tempfile::tempdir().unwrap();
     for name in FAMILIES {
         let case = FamilyCase::read(name);
+        let family = case.checkpoint.family().model_type;
+        let same = place.path().join(format!("{name}-again"));
+        let kind = case.checkpoint.tensor(tensors::EMBEDDING).unwrap().dtype;
+        let kind = if kind == parloop_model::DType::F32 { "f32" } else { "bf16" };
+        written(&["convert", path(&case.folder), "--type", kind, "--out", path(&same)]);
+        let text = std::fs::read_to_string(same.join("config.json")).unwrap();
+        assert!(text.contains(&format!("\"model_type\": \"{family}\"")), "{name}: {text}");
+        assert_eq!(score(&same), score(&case.folder), "{name}");
+        let inspected: serde_json::Value =
+            serde_json::from_str(&written(&["inspect", path(&case.folder), "--json"])).unwrap();
+        assert_eq!(inspected["config"]["model_type"], family, "{name}");
         let ours = place.path().join(name);
         written(&["convert", path(&case.folder), "--to", "parloop", "--out", path(&ours)]);
         assert_eq!(Checkpoint::open(&ours).unwrap().config(), case.checkpoint.config(), "{name}");

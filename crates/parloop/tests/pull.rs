@@ -101,11 +101,47 @@ fn a_model_is_fetched_from_one_commit_and_runs() {
     assert_eq!(names(&out), ["config.json", WEIGHTS]);
     let score = |folder: &Path| {
         let mut command = Command::cargo_bin("parloop").unwrap();
-        command.arg("score").arg(folder).args(["--tokens", "1,2,3"]).assert().success().get_output().stdout.clone()
+        command.arg("score").arg(folder).args(["--ids", "1,2,3"]).assert().success().get_output().stdout.clone()
     };
     assert_eq!(score(&out), score(&model));
     let asked = hub.asked();
     assert!(asked.len() == 3 && asked.iter().all(|r| r.header("authorization") == Some("Bearer secret")));
+}
+
+#[test]
+fn without_a_folder_a_model_goes_where_it_is_found_by_its_name() {
+    let model = Golden::read("plt2").folder;
+    let files: Vec<_> = ["config.json", WEIGHTS].map(|name| (name, std::fs::read(model.join(name)).unwrap())).into();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let hub = Server::start(move |request, _| {
+        let mut list = list(&files);
+        list["sha"] = commit.into();
+        match files.iter().find(|(name, _)| request.path.ends_with(name)) {
+            _ if is_list(request) => Answer::new("200 OK", list.to_string()),
+            Some((_, bytes)) => Answer::file(bytes, request),
+            None => Answer::new("404 Not Found", ""),
+        }
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let parloop = |arguments: &[&str]| {
+        let mut command = Command::cargo_bin("parloop").unwrap();
+        command.env("HF_ENDPOINT", &hub.address).env("HF_HUB_CACHE", cache.path()).env_remove("HF_TOKEN");
+        command.args(arguments).assert().success().get_output().clone()
+    };
+    let message = said(&parloop(&["pull", "owner/model"]));
+    assert!(message.contains("parloop run owner/model"), "{message}");
+    let held = cache.path().join("models--owner--model");
+    assert_eq!(std::fs::read_to_string(held.join("refs/main")).unwrap(), commit);
+    assert_eq!(names(&held.join("snapshots").join(commit)), ["config.json", WEIGHTS]);
+    let blobs = names(&held.join("blobs"));
+    assert!(blobs.len() == 2 && blobs.iter().all(|name| name.len() >= 40), "{blobs:?}");
+    assert_eq!(hub.asked().len(), 3);
+    assert!(said(&parloop(&["pull", "owner/model"])).contains("model.safetensors is there already"));
+    assert_eq!(hub.asked().len(), 4);
+    let score = |model: &str| parloop(&["score", model, "--ids", "1,2,3"]).stdout;
+    assert_eq!(score("owner/model"), score(model.to_str().unwrap()));
+    parloop(&["rm", "owner/model"]);
+    assert!(!held.exists());
 }
 
 #[test]
@@ -379,6 +415,6 @@ fn what_is_asked_for_wrongly_is_refused_by_name() {
     refused(&mut command("http://host", folder.path(), &["--include", "a[b"]), "--include");
     for name in ["model", "a/b/c", "../model", "a/..", "/", "a b/c", "owner/model?x"] {
         let mut wrong = Command::cargo_bin("parloop").unwrap();
-        refused(wrong.env("HF_ENDPOINT", "http://host").args(["pull", name]), "OWNER/MODEL");
+        refused(wrong.env("HF_ENDPOINT", "http://host").args(["pull", name]), "OWNER/NAME");
     }
 }

@@ -19,7 +19,7 @@ fn every_golden_is_reproduced_by_every_way_to_pass() {
         let golden = Golden::read(name);
         for passes in [None, Some("one"), Some("sequential"), Some("chunked:1"), Some("chunked:7"), Some("reference")] {
             let mut command = parloop();
-            command.arg("score").arg(&golden.folder).args(["--tokens", &ids(&golden), "--logits"]);
+            command.arg("score").arg(&golden.folder).args(["--ids", &ids(&golden), "--logits"]);
             passes.map(|p| command.args(["--passes", p]));
             if passes == Some("one") && !golden.checkpoint.config().recipe.one_pass() {
                 let output = command.assert().failure().get_output().clone();
@@ -58,20 +58,21 @@ fn bad_requests_are_refused_with_a_sentence() {
     std::fs::write(&file, b"caf\xe9").unwrap();
     let file = file.to_str().unwrap();
     let long = vec!["1"; 513].join(",");
-    refused(&["score", "nowhere", "--tokens", "1"], "nowhere");
-    refused(&["score", "Cargo.toml", "--tokens", "1"], "Cargo.toml");
-    refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1"], "config.json");
-    refused(&["score", golden, "--tokens", "61"], "61");
-    refused(&["score", golden, "--tokens", &long], "513");
-    refused(&["score", golden, "--tokens", "-1"], "-1");
-    refused(&["score", golden, "--tokens", ""], "tokens");
+    refused(&["score", "nowhere", "--ids", "1"], "nowhere");
+    refused(&["score", "Cargo.toml", "--ids", "1"], "Cargo.toml");
+    refused(&["score", folder.path().to_str().unwrap(), "--ids", "1"], "config.json");
+    refused(&["score", golden, "--ids", "61"], "61");
+    refused(&["score", golden, "--ids", &long, "--logits"], "513");
+    refused(&["score", golden, "--ids", &long, "--stride", "513"], "513");
+    refused(&["score", golden, "--ids", "-1"], "-1");
+    refused(&["score", golden, "--ids", ""], "token ids");
     refused(&["score", golden, "--text", "a"], "tokenizer");
-    refused(&["score", golden, "--tokens", "1", "--passes", "chunked:0"], "chunked");
-    refused(&["score", golden, "--tokens", "1", "--threads", "0"], "threads");
+    refused(&["score", golden, "--ids", "1", "--passes", "chunked:0"], "chunked");
+    refused(&["score", golden, "--ids", "1", "--threads", "0"], "threads");
     refused(&["score", "--file", file], "byte 3");
     refused(&["score", "--file", "nowhere.txt"], "nowhere.txt");
     refused(&["score", "--text", ""], "at least one");
-    refused(&["score"], "--tokens");
+    refused(&["score"], "--ids");
 }
 
 #[test]
@@ -88,24 +89,24 @@ fn a_model_with_broken_weights_is_named_as_such() {
         let end = bytes.len();
         bytes[end - 400..].fill(0xFF);
     });
-    refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1,2"], "NaN, expected a finite number");
-    refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1,2", "--weights", "f32"], "NaN, expected");
+    refused(&["score", folder.path().to_str().unwrap(), "--ids", "1,2"], "NaN, expected a finite number");
+    refused(&["score", folder.path().to_str().unwrap(), "--ids", "1,2", "--weights", "f32"], "NaN, expected");
     // The slow reference takes what it gets, and says so.
-    refused(&["score", folder.path().to_str().unwrap(), "--tokens", "1,2", "--passes", "reference"], "not numbers");
+    refused(&["score", folder.path().to_str().unwrap(), "--ids", "1,2", "--passes", "reference"], "not numbers");
 }
 
 #[test]
 fn an_instruction_set_that_is_not_there_is_refused() {
     let golden = Golden::read("plt2").folder;
     let mut command = parloop();
-    command.env("PARLOOP_ISA", "abacus").arg("score").arg(golden).args(["--tokens", "1"]);
+    command.env("PARLOOP_ISA", "abacus").arg("score").arg(golden).args(["--ids", "1"]);
     assert!(String::from_utf8_lossy(&command.assert().failure().get_output().stderr).contains("portable"));
 }
 
 #[test]
 fn a_single_token_has_no_loss() {
     let golden = Golden::read("plt2").folder;
-    let output = parloop().arg("score").arg(golden).args(["--tokens", "5"]).assert().success().get_output().clone();
+    let output = parloop().arg("score").arg(golden).args(["--ids", "5"]).assert().success().get_output().clone();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["loss"].is_null() && json["logprobs"].as_array().unwrap().is_empty() && json.get("logits").is_none());
 }

@@ -64,10 +64,12 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     assert_eq!(cached(unlike).0, plain(unlike));
 
     refused(&["-p", "a", "--prompt-cache", name(&state), "--load-state", name(&state)], "cannot be used with");
-    refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3"], "single token");
-    refused(&["-p", PROMPT, "--prompt-cache", name(&state), "--cache-bytes", "20kB"], "--cache-bytes allows 20.0 kB");
+    refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3"], "3 are allowed");
+    refused(
+        &["-p", PROMPT, "--prompt-cache", name(&state), "--cache-bytes", "20kB"],
+        "20000 are allowed by --kv-budget",
+    );
     refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3 sheep"], "number of bytes");
-    refused(&["-p", "a", "--cache-bytes", "3"], "--prompt-cache");
     let precious = folder.path().join("thesis.tex");
     std::fs::write(&precious, "x").unwrap();
     refused(&["-p", "a", "--prompt-cache", name(&precious)], "not a saved state");

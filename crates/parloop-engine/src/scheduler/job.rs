@@ -88,7 +88,7 @@ impl<'m> Job<'m> {
     pub fn put_back(&mut self) {
         let text = self.text.clone();
         self.prompt = Prompt::new(text, Want::Last);
-        self.sequence.truncate(0);
+        self.sequence.clear();
     }
 
     pub fn progress(&self) -> Option<Event> {

@@ -205,7 +205,12 @@ kernel! {
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn quantize_generic<S: Simd>(part: &[f32], values: &mut [i8], blocks: &mut [[f32; 2]]) {
-    quant::quantize_row(part, values, blocks);
+    // Lengths that the compiler knows, so that no loop has a remainder.
+    let (parts, values) = (part.as_chunks::<PADDING>().0, values.as_chunks_mut::<PADDING>().0);
+    let blocks = blocks.as_chunks_mut::<{ PADDING / BLOCK }>().0;
+    for ((part, values), blocks) in parts.iter().zip(values).zip(blocks) {
+        quant::quantize_row(part, values, blocks);
+    }
 }
 
 /// The rows of a call in every form that its kernels need; the memory is kept from call to call.

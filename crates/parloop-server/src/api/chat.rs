@@ -86,8 +86,9 @@ pub(super) fn render(app: &App, fields: &Fields<'_>) -> Result<(String, Vec<u32>
             return Err(ApiError::field("chat_template_kwargs", format!("{} is no object", short(other))));
         }
     }
-    let text = template.render(&conversation).map_err(|e| ApiError::field("messages", e))?;
-    let ids = tokenizer.encode_bare(&text)?;
+    // A control token that someone's message spells is text.
+    let rendered = template.render_literal(&conversation, tokenizer).map_err(|e| ApiError::field("messages", e))?;
+    let (ids, text) = (rendered.ids(0, tokenizer)?, rendered.text);
     if ids.is_empty() {
         return Err(ApiError::field("messages", "the model's template makes an empty text of them"));
     }

@@ -8,7 +8,10 @@ mod report;
 mod rounds;
 mod shapes;
 
-use crate::args::{Machine, decode_passes};
+use crate::args::machine::Machine;
+use crate::args::model::Model as ModelArg;
+use crate::args::names::{KV, PASSES, WEIGHTS, named};
+use crate::args::numbers::{at_least, from_to};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use parloop_engine::{Engine, Model, Passes, Sequence};
@@ -16,7 +19,6 @@ use parloop_kernels::{KvType, Projector, WeightType, measure, memory};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
 use report::{Format, Report, Row};
 use rounds::{Side, Work};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Measure decode, prefill or both, and the machine's limits in the same run
@@ -26,63 +28,64 @@ use std::sync::Arc;
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3,4 --weights bf16,q8,q4
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3 --passes one,sequential --weights q4
   parloop bench decode --shape llama-1b --batch 1,2,4,8 --depth 512,4096 --format markdown
-  parloop bench prefill --shape loopcoder-v2 --layers 1 --tokens 128,512 --json
-  parloop bench mixed out/plt2 --tokens 512 --steps 128
+  parloop bench prefill --shape loopcoder-v2 --layers 1 --prompt-tokens 128,512 --json
+  parloop bench mixed out/plt2 --prompt-tokens 256 --steps 128
 
 Shapes have random weights, so nobody needs a large file; --layers cuts them to what fits in memory.
 Things compared run interleaved; figures are medians, ratios are medians of the ratios within a round.
-Columns: tests are tgN @ dD (N tokens decoded after D in the cache) and ppN (a prompt of N); 'of read' is the share of the
-read bandwidth measured beside it, 'of peak' of the inner instruction's peak; 'x one loop' is time against R = 1, 'predicted'
-the same for a prompt by the rows it takes; 'sequential/this' is the time of loop by loop against one pass.")]
+Columns: tests are tgN @ dD (N tokens decoded after D in the cache, at most 16 more) and ppN (a prompt of N); '+-' is the
+standard deviation over the rounds; 'read' is the share of the read bandwidth measured beside it, 'peak' of the inner
+instruction's peak; 'x1 loop' is time against R = 1, 'predicted' the same for a prompt by the rows it takes; 'seq/this' is
+the time of loop by loop against one pass.")]
 pub struct Bench {
     /// What to measure
     #[arg(value_enum)]
     test: Test,
-    /// Folder of a model; without it and without --shape, the built-in model
-    model: Option<PathBuf>,
-    /// A known shape with random weights: loopcoder-v2, loopcoder-v2-quarter, llama-8b, llama-1b, smollm2-135m, tiny
-    #[arg(long, conflicts_with = "model")]
+    #[command(flatten)]
+    model: ModelArg,
+    /// A known shape with random weights
+    #[arg(long, conflicts_with = "model", value_parser = shapes::NAMES)]
     shape: Option<String>,
     /// Physical layers, instead of the shape's own
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = from_to::<u16, 1, 4096>, allow_negative_numbers = true)]
     layers: Option<u16>,
     /// Numbers of loops; the same weights run with each
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, value_name = "R", value_delimiter = ',', value_parser = from_to::<u8, 1, 64>, allow_negative_numbers = true)]
     loops: Vec<u8>,
-    /// How the loops of a token run: one (pass for all of them) or sequential
-    #[arg(long, alias = "modes", value_delimiter = ',', default_value = "one", value_name = "PASSES", value_parser = decode_passes)]
+    /// How the loops of a token run
+    #[arg(long, alias = "modes", value_name = "WAY", value_delimiter = ',', default_value = "one", value_parser = named(PASSES))]
     passes: Vec<Passes>,
-    /// Weight types: f32, bf16, q8, q4_1, q4; bf16 for shapes and the file's own for models if left out
-    #[arg(long, value_delimiter = ',')]
+    /// Weight types; bf16 for shapes and the file's own for models if left out
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = named(WEIGHTS))]
     weights: Vec<WeightType>,
-    /// Type of keys and values: f32, bf16 or q8
-    #[arg(long, default_value = "f32")]
+    /// Type of keys and values
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = named(KV))]
     kv: KvType,
     /// Sequences decoded together
-    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = from_to::<u16, 1, 1024>, allow_negative_numbers = true)]
     batch: Vec<u16>,
     /// Tokens already in the cache when decoding
-    #[arg(long, value_delimiter = ',', default_value = "0")]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0", value_parser = at_least::<u32, 0>, allow_negative_numbers = true)]
     depth: Vec<u32>,
     /// Tokens of a prompt (prefill and mixed); 512 if left out
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
-    tokens: Vec<u32>,
+    #[arg(long, alias = "tokens", value_name = "N", value_delimiter = ',', value_parser = at_least::<u32, 1>, allow_negative_numbers = true)]
+    prompt_tokens: Vec<u32>,
     /// Tokens decoded in a measurement; 1 for decode, 128 for mixed if left out
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = at_least::<u32, 1>, allow_negative_numbers = true)]
     steps: Option<u32>,
     /// Run all loops over the whole prompt instead of leaving out what its last logits do not need
     #[arg(long)]
     no_truncate: bool,
     /// Prompt tokens processed at a time
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = at_least::<u32, 1>, allow_negative_numbers = true)]
     chunk: u32,
     /// Rounds: how often each thing is measured
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value = "15", value_parser = from_to::<u32, 1, 100_000>, allow_negative_numbers = true)]
     rounds: u32,
     /// Form of the table
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Print everything as one JSON object in the last line of standard output
+    /// Print everything as one JSON object, and the table to standard error
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -106,6 +109,10 @@ enum Source {
 }
 
 pub fn bench(args: &Bench) -> Result<()> {
+    measure(args)?.print(args.format, args.json)
+}
+
+fn measure(args: &Bench) -> Result<Report> {
     let (name, source) = source(args)?;
     let config = match &source {
         Source::Shape(config) => config,
@@ -122,13 +129,55 @@ pub fn bench(args: &Bench) -> Result<()> {
         ([], Source::Checkpoint(_)) => vec![None],
         (given, _) => given.iter().copied().map(Some).collect(),
     };
+    check_context(args, config)?;
     check_memory(args, config, &loops, &kinds)?;
     let mut report = Report::default();
     for kind in kinds {
         let rows = one_type(args, &name, &source, kind, &loops, &mut report)?;
         report.rows.extend(rows);
     }
-    report.print(args.format, args.json)
+    Ok(report)
+}
+
+/// Bytes of memory in which layers of a shape are measured.
+pub fn shape_bytes(shape: &str, layers: usize, kind: WeightType) -> Result<usize> {
+    Ok(weight_bytes(&shapes::named(shape, Some(layers))?, kind) + rounds::READ_BYTES)
+}
+
+/// What one loop, two loops in one pass and two loops in turn take on layers of a shape.
+pub struct Loops {
+    /// Seconds of a token with one loop.
+    pub one_loop: f64,
+    /// Each of the three against one loop.
+    pub ratios: [f64; 3],
+    /// Read bandwidth, and the share of it that one loop reaches.
+    pub read_gb_s: f64,
+    pub share: f64,
+}
+
+/// Measures them, in turn in each round.
+pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Machine) -> Result<Loops> {
+    let report = measure(&Bench {
+        test: Test::Decode,
+        model: ModelArg { model: None, ignore_config_key: Vec::new() },
+        shape: Some(shape.to_owned()),
+        layers: Some(u16::try_from(layers)?),
+        loops: vec![1, 2],
+        passes: vec![Passes::One, Passes::Sequential],
+        weights: vec![kind],
+        kv: KvType::default(),
+        batch: vec![1],
+        depth: vec![0],
+        prompt_tokens: vec![],
+        steps: None,
+        no_truncate: false,
+        chunk: 512,
+        rounds: 15,
+        format: Format::Table,
+        json: true,
+        machine: machine.clone(),
+    })?;
+    report.loops().context("nothing was measured")
 }
 
 fn source(args: &Bench) -> Result<(String, Source)> {
@@ -137,17 +186,32 @@ fn source(args: &Bench) -> Result<(String, Source)> {
         return Ok((shape.clone(), Source::Shape(Box::new(shapes::named(shape, layers)?))));
     }
     ensure!(args.layers.is_none(), "--layers changes a --shape; a model has the layers it has");
-    let checkpoint = super::checkpoint(&crate::args::Model { model: args.model.clone() })?;
+    let checkpoint = args.model.open()?;
     let name = checkpoint.path().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     Ok((name.unwrap_or_else(|| "built-in".into()), Source::Checkpoint(Box::new(checkpoint))))
+}
+
+/// Refuses what the context does not hold.
+fn check_context(args: &Bench, config: &ModelConfig) -> Result<()> {
+    let works = works(args)?;
+    let Some(most) = works.iter().map(|w| w.depth + w.prompt + w.steps).max() else { return Ok(()) };
+    let context = config.max_position_embeddings;
+    // One more for the step that warms up.
+    ensure!(
+        most < context,
+        "{} tokens are to be in the context, which holds {context}: take fewer --prompt-tokens, --depth or --steps",
+        most + 1
+    );
+    Ok(())
 }
 
 /// Refuses what does not fit before anything is allocated.
 fn check_memory(args: &Bench, config: &ModelConfig, loops: &[usize], kinds: &[Option<WeightType>]) -> Result<()> {
     let most = loops.iter().copied().max().unwrap_or(1);
     let largest = kinds.iter().map(|k| k.unwrap_or(WeightType::F32)).map(|kind| weight_bytes(config, kind)).max();
-    let tokens =
-        args.depth.iter().chain(&args.tokens).copied().max().unwrap_or(0) as usize + args.rounds as usize + 256;
+    let tokens = args.depth.iter().chain(&args.prompt_tokens).copied().max().unwrap_or(0) as usize
+        + args.steps.unwrap_or(128) as usize
+        + 256;
     let recipe = recipe(config, most);
     let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, args.kv, tokens);
     let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.passes.len();
@@ -203,9 +267,10 @@ fn one_type(
         let model = Arc::new(base.with_recipe(recipe(base.config(), count))?);
         let ways: &[Passes] = if count == 1 { &[Passes::One] } else { &args.passes };
         for &passes in ways {
-            super::in_one_pass(passes, &model.config().recipe)?;
+            let passes =
+                if super::in_one_pass(passes, &model.config().recipe)? { Passes::One } else { Passes::Sequential };
             for work in works(args)? {
-                sides.push(Side::new(model.clone(), passes, args.kv, work)?);
+                sides.push(Side::new(model.clone(), passes, args.kv, work));
             }
         }
     }
@@ -237,7 +302,7 @@ fn works(args: &Bench) -> Result<Vec<Work>> {
     let steps = |default| args.steps.unwrap_or(default) as usize;
     match args.test {
         Test::Decode => {
-            ensure!(args.tokens.is_empty(), "--tokens belongs to `bench prefill` and `bench mixed`");
+            ensure!(args.prompt_tokens.is_empty(), "--prompt-tokens belongs to `bench prefill` and `bench mixed`");
             for &batch in &args.batch {
                 for &depth in &args.depth {
                     works.push(Work {
@@ -253,7 +318,7 @@ fn works(args: &Bench) -> Result<Vec<Work>> {
         Test::Prefill | Test::Mixed => {
             ensure!(args.batch == [1] && args.depth == [0], "--batch and --depth belong to `bench decode`");
             let steps = if args.test == Test::Prefill { 0 } else { steps(128) };
-            let tokens = if args.tokens.is_empty() { &[512][..] } else { &args.tokens };
+            let tokens = if args.prompt_tokens.is_empty() { &[512][..] } else { &args.prompt_tokens };
             works.extend(tokens.iter().map(|t| Work { batch: 1, depth: 0, prompt: *t as usize, steps, prefill }));
         }
     }

@@ -1,13 +1,50 @@
 //! `parloop convert`: the same model in another element type or another family's form, in one file or in shards.
 
-use super::{bytes, checkpoint};
-use crate::args::Convert;
+use super::bytes;
+use crate::args::model::Model;
+use crate::args::names::{PLAIN, named};
+use crate::args::numbers::from_to;
 use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueHint};
 use parloop_model::checkpoint::{CheckpointWriter, TensorCopy};
+use parloop_model::family::{self, Family};
 use parloop_model::{DType, tensors};
+use std::path::PathBuf;
+
+/// Write a model in another element type or another family's form, whole or in shards
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  parloop convert out/plt2 --type bf16 --out plt2-bf16
+  parloop convert out/plt2 --type f32 --shard-mb 500 --out sharded
+  parloop convert out/plt2 --to iquestpltcoder --out plt2-hf      LoopCoder-V2's keys and tensor names
+  parloop convert LoopCoder-V2 --to parloop --out loopcoder       and back: the same numbers to the last bit")]
+pub struct Convert {
+    #[command(flatten)]
+    model: Model,
+    /// Folder to be written
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// Element type of all tensors; if left out bf16, or with --to the type that each tensor has
+    #[arg(long = "type", value_name = "TYPE", value_parser = named(PLAIN))]
+    dtype: Option<DType>,
+    /// Form of config.json and of tensor names: a family, or parloop; that of the model if left out
+    #[arg(long, value_name = "FAMILY", value_parser = any_family)]
+    to: Option<&'static Family>,
+    /// Split the weights into files of about this many megabytes, with an index
+    #[arg(long, value_name = "MB", value_parser = from_to::<u64, 1, { 1 << 24 }>, allow_negative_numbers = true)]
+    shard_mb: Option<u64>,
+    /// Replace the folder if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+fn any_family(text: &str) -> Result<&'static Family, String> {
+    let names: Vec<_> = family::FAMILIES.into_iter().map(|f| f.model_type).collect();
+    family::named(text).map_err(|_| format!("expected one of {}", names.join(", ")))
+}
 
 pub fn convert(args: &Convert) -> Result<()> {
-    let checkpoint = checkpoint(&args.model)?;
+    let checkpoint = args.model.open()?;
     if let (Some(from), true) = (checkpoint.path(), args.out.is_dir()) {
         let (from, out) = (std::fs::canonicalize(from)?, std::fs::canonicalize(&args.out)?);
         ensure!(!from.starts_with(&out), "{} is or holds the model itself: give another --out", args.out.display());
@@ -15,27 +52,28 @@ pub fn convert(args: &Convert) -> Result<()> {
     }
     // In another form the model is meant to be the same, to the last bit.
     let dtype = match (args.dtype, args.to) {
-        (Some(given), _) => Some(given.dtype()),
+        (Some(given), _) => Some(given),
         (None, None) => Some(DType::BF16),
         (None, Some(_)) => None,
     };
-    let mut config = checkpoint.config().clone();
+    let config = checkpoint.config();
+    // A model stays what it is, so that programs which know it go on knowing it.
+    let family = args.to.unwrap_or(checkpoint.family());
+    let mut notes = checkpoint.notes().clone();
     if let Some(dtype) = dtype {
-        config.torch_dtype = Some(dtype.name().into());
+        notes.torch_dtype = Some(dtype.name().into());
     }
-    let text = args.to.map_or_else(|| Ok(config.to_json()), |family| family.write(&config))?;
-    let data: Result<Vec<TensorCopy<'_>>> = tensors::expected(&config)
+    let text = family.to_json(config, &notes)?;
+    let data: Result<Vec<TensorCopy<'_>>> = tensors::expected(config)
         .into_iter()
         .map(|spec| {
             let tensor = checkpoint.tensor(&spec.name)?;
-            Ok(TensorCopy { name: spec.name, dtype: dtype.unwrap_or(tensor.dtype), tensor })
+            Ok(TensorCopy { name: family.their_name(&spec.name), dtype: dtype.unwrap_or(tensor.dtype), tensor })
         })
         .collect();
     let writer = CheckpointWriter::create(&args.out)?;
-    writer.model(&config, checkpoint.tokenizer())?;
     writer.file("config.json", text.as_bytes())?;
-    // The source's own settings say all that the tokenizer's do, and more.
-    for (name, bytes) in checkpoint.companions()? {
+    for (name, bytes) in checkpoint.text_files() {
         writer.file(name, &bytes)?;
     }
     writer.weights(&data?, args.shard_mb.map(|mb| mb << 20))?;

@@ -1,179 +1,178 @@
 //! `parloop demo`: the idea at work.
 
-use super::bytes;
-use crate::args::Demo;
+mod grid;
+mod lanes;
+mod show;
+mod wrap;
+
+use super::{bench, bytes};
+use crate::args::machine::Machine;
+use crate::args::numbers::{from_to, seed};
+use crate::terminal::Terminal;
 use anyhow::{Result, ensure};
+use clap::Args;
+use lanes::{Lane, Recording};
 use parloop::builtin;
-use parloop_engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, Sequence, generate};
-use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
-use std::io::Write;
+use parloop_engine::{Engine, Model, Sequence};
+use parloop_kernels::{WeightType, memory};
+use parloop_model::{ModelConfig, Recipe, tensors};
+use std::io::{BufRead, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+
+/// See the idea at work: one loop, two loops in one pass and two loops in turn write side by side
+///
+/// The built-in model continues a text three times: with one loop, as a PLT with all its loops in one pass over the
+/// weights, and with its loops one after the other. What they write is shown at a common pace, so that one sees who
+/// keeps up; then which pass computed which loop of which token, the times, and whether both ways of looping gave the
+/// same bits. At the end it offers the measurement where it matters: on layers of LoopCoder-V2's shape, which no cache
+/// holds.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  parloop demo
+  parloop demo --prompt 'JULIET:' -n 120 --seed 7
+  parloop demo --measure                       two layers of LoopCoder-V2's shape at once, without being asked")]
+pub struct Demo {
+    /// Text to continue
+    #[arg(short, long, default_value = "ROMEO:\n", hide_default_value = true)]
+    prompt: String,
+    /// Tokens to write
+    #[arg(short = 'n', long, value_name = "N", default_value = "120", value_parser = from_to::<u32, 2, 480>, allow_negative_numbers = true)]
+    tokens: u32,
+    /// Seed of the sampling; the same seed writes the same text
+    #[arg(long, value_name = "N", default_value = "12", value_parser = seed, allow_negative_numbers = true)]
+    seed: u64,
+    /// Text and figures only, nothing redrawn
+    #[arg(long)]
+    plain: bool,
+    /// Measure two layers of LoopCoder-V2's shape too, without asking
+    #[arg(long)]
+    measure: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
 
 pub fn demo(args: &Demo) -> Result<()> {
     let checkpoint = builtin::checkpoint()?;
     let model = Arc::new(Model::new(&checkpoint)?);
     let mut engine = Engine::new(model.clone(), Some(args.machine.threads()?))?;
-    let mut out = std::io::stdout().lock();
+    let tokenizer = super::tokenizer(&checkpoint)?;
     let c = checkpoint.config();
-    writeln!(
-        out,
-        "A Parallel Loop Transformer of {:.1} million parameters, trained on Shakespeare, writes\n\
-         (every token went {} times through the same {} layers):\n",
-        tensors::parameters(c) as f64 / 1e6,
-        c.recipe.count,
-        c.num_hidden_layers
-    )?;
-    let (prompt, text) = write_text(args, &checkpoint, &mut engine, &mut out)?;
-    draw(&c.recipe, &mut out)?;
-    compare(&mut engine, &prompt, &text, &mut out)?;
-    super::print_profile(&engine);
-    Ok(())
-}
-
-/// Streams a text; returns the prompt's ids and the ids written.
-fn write_text(
-    args: &Demo,
-    checkpoint: &Checkpoint,
-    engine: &mut Engine,
-    out: &mut impl Write,
-) -> Result<(Vec<u32>, Vec<u32>)> {
-    let tokenizer = super::tokenizer(checkpoint)?;
     let prompt = tokenizer.encode(&args.prompt)?;
     ensure!(!prompt.is_empty(), "the prompt is empty: give a text with --prompt");
-    let options = Generation {
-        tokens: args.tokens as usize,
-        sampling: SampleOptions { seed: args.seed, ..SampleOptions::default() },
-        prefill: Prefill::default(),
-        passes: Passes::Auto,
-        ignore_end: true,
-    };
-    write!(out, "{}", indented(&args.prompt, true))?;
-    let mut stream = tokenizer.stream();
-    let mut ids = Vec::new();
-    let mut failed = None;
-    generate(engine, &prompt, &options, |token| {
-        ids.push(token);
-        let piece = stream.push(token).unwrap_or_default();
-        failed = write!(out, "{}", indented(&piece, false)).and_then(|()| out.flush()).err();
-        failed.is_none()
-    })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    writeln!(out, "{}\n", stream.finish()?)?;
-    Ok((prompt, ids))
+    let tokens = args.tokens as usize;
+    let room = c.max_position_embeddings.saturating_sub(tokens);
+    ensure!(
+        prompt.len() <= room,
+        "the prompt has {} tokens, {room} fit in the context beside the {tokens} to be written: shorten it",
+        prompt.len()
+    );
+    let terminal = Terminal::of_output(args.plain);
+    let mut out = std::io::stdout().lock();
+    let title = format!(
+        "A Parallel Loop Transformer of {:.1} million parameters, trained on Shakespeare, writes: with one loop, which is \
+         less than it was trained for, with {} loops in one pass over the weights, and with {} loops in turn.",
+        tensors::parameters(c) as f64 / 1e6,
+        c.recipe.count,
+        c.recipe.count
+    );
+    wrap::lines(&title, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    writeln!(out)?;
+    let recording = lanes::record(&mut engine, &prompt, tokens, args.seed)?;
+    show::show(&recording, tokenizer, &args.prompt, &terminal, &mut out)?;
+    grid::draw(&recording, tokenizer, &terminal, &mut out)?;
+    figures(&engine, &recording, &terminal, &mut out)?;
+    super::print_profile(&engine);
+    drop(engine);
+    offer(args, &terminal, &mut out)
 }
 
-/// Text set off by a margin.
-fn indented(text: &str, first: bool) -> String {
-    format!("{}{}", if first { "    " } else { "" }, text.replace('\n', "\n    "))
-}
-
-/// Which pass computed which (token, loop) pair.
-fn draw(recipe: &Recipe, out: &mut impl Write) -> Result<()> {
-    const TOKENS: usize = 6;
-    let loops = recipe.count;
-    let table = |out: &mut dyn Write, pass: &dyn Fn(usize, usize) -> usize| -> std::io::Result<()> {
-        write!(out, "      token ")?;
-        (1..=TOKENS).try_for_each(|t| write!(out, "{t:>4}"))?;
-        writeln!(out)?;
-        for r in 0..loops {
-            write!(out, "      loop {} ", r + 1)?;
-            (0..TOKENS).try_for_each(|t| write!(out, "{:>4}", pass(t, r)))?;
-            writeln!(out)?;
-        }
-        Ok(())
-    };
-    writeln!(out, "Which pass over the weights computes which (token, loop) pair:\n")?;
-    writeln!(out, "  all loops in one pass: {TOKENS} passes for {TOKENS} tokens")?;
-    table(out, &|t, _| t + 1)?;
-    writeln!(out, "\n  loop by loop: {} passes for {TOKENS} tokens", TOKENS * loops)?;
-    table(out, &|t, r| t * loops + r + 1)?;
+/// The times, the state and whether the bits are the same.
+fn figures(engine: &Engine, recording: &Recording, terminal: &Terminal, out: &mut impl Write) -> Result<()> {
+    let config = engine.model().config();
+    let [one, plt, turn] = &recording.lanes;
+    let tokens = plt.sequence.len();
+    let base = one.median();
     writeln!(
         out,
-        "\n  One pass is possible because loop r at a token reads loop r-1 of the token BEFORE it, which the\n  \
-         last step has computed.\n"
+        "{}",
+        terminal.bold(&format!("Time and state ({} threads, {})", engine.threads(), engine.isa().name()))
     )?;
+    let line = |out: &mut dyn Write, lane: &Lane| {
+        let time = lane.median();
+        let name = format!("{:<w$}", lane.name, w = if terminal.width < 50 { 0 } else { 18 });
+        writeln!(
+            out,
+            "  {} {:>5.0} us a token, {:>3.0} %; {}",
+            terminal.paint(lane.colour, &name),
+            time * 1e6,
+            100.0 * time / base,
+            bytes(lane.sequence.bytes())
+        )
+    };
+    [one, plt, turn].into_iter().try_for_each(|lane| line(out, lane))?;
+    let own = ModelConfig { recipe: Recipe::vanilla_loop(config.recipe.count), ..config.clone() };
+    let own = bytes(Sequence::bytes_at(&own, engine.kv_type(), tokens));
+    let said = format!(
+        "State is what is kept of {tokens} tokens; loops that keep keys and values of their own, as most looped models \
+         do, would take {own}."
+    );
+    let same = match recording.same_bits {
+        true => format!("One pass and loop by loop gave the same bits in all {} steps.", recording.steps),
+        false => "One pass and loop by loop did NOT give the same bits.".to_owned(),
+    };
+    for text in [said, same] {
+        wrap::lines(&text, terminal.width.saturating_sub(2)).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+    }
+    ensure!(recording.same_bits, "one pass and loop by loop disagree: this is a defect of this program");
     Ok(())
 }
 
-/// Decodes the same text in both ways, step by step in turn, and compares times and choices.
-fn compare(engine: &mut Engine, prompt: &[u32], text: &[u32], out: &mut impl Write) -> Result<()> {
-    /// Steps that only warm caches and threads up.
-    const WARM: usize = 8;
-    let model = engine.model().clone();
-    let config = model.config();
-    // Repeat the text until the medians rest on enough steps.
-    let room = config.max_position_embeddings.saturating_sub(prompt.len());
-    let steps: Vec<u32> = text.iter().copied().cycle().take(room.min(text.len().max(400))).collect();
-    let mut sides: Vec<Side> = [Passes::One, Passes::Sequential].map(|passes| Side::new(engine, passes)).into();
-    for side in &mut sides {
-        engine.prefill(&mut side.sequence, prompt, &Prefill::default())?;
-    }
-    for token in &steps {
-        for side in &mut sides {
-            side.step(engine, *token)?;
+/// The measurement where decoding is bound by reading weights: asked for on a terminal, named elsewhere.
+fn offer(args: &Demo, terminal: &Terminal, out: &mut impl Write) -> Result<()> {
+    let why = "This model is so small that a cache holds it, so arithmetic counts. Large models are bound by reading \
+               their weights, and there loops in one pass cost next to nothing.";
+    writeln!(out)?;
+    wrap::lines(why, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    let Some((kind, needed)) = [WeightType::Bf16, WeightType::Q8, WeightType::Q4]
+        .into_iter()
+        .map(|kind| (kind, bench::shape_bytes("loopcoder-v2", LAYERS, kind).unwrap_or(usize::MAX)))
+        .find(|(_, needed)| memory::available().is_none_or(|available| needed.saturating_mul(5) / 4 <= available))
+    else {
+        writeln!(out, "There is too little memory here to measure that.")?;
+        return Ok(());
+    };
+    if !args.measure {
+        let offer = format!("on {LAYERS} layers of LoopCoder-V2's shape ({} in {})", bytes(needed), kind.name());
+        if !(terminal.live && terminal.asks) {
+            wrap::lines(&format!("Measure it {offer}: parloop demo --measure"), terminal.width)
+                .iter()
+                .try_for_each(|line| writeln!(out, "{line}"))?;
+            return Ok(());
+        }
+        let question = format!("Measure it now {offer}, in about half a minute? [Enter, or n]");
+        let lines = wrap::lines(&question, terminal.width.saturating_sub(1)).join("\n");
+        write!(out, "{lines} ")?;
+        out.flush()?;
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer)?;
+        if read == 0 || !matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes") {
+            return Ok(());
         }
     }
-    let ratio = median(sides[0].times.iter().zip(&sides[1].times).skip(WARM).map(|(a, b)| b / a).collect());
-    let [one, sequential] = [0, 1].map(|i| median(sides[i].times.iter().skip(WARM).copied().collect()));
-    let same = sides[0].choices == sides[1].choices;
-    let tokens = sides[0].sequence.len();
-    let per_loop = ModelConfig { recipe: Recipe::vanilla_loop(config.recipe.count), ..config.clone() };
-    let plain = ModelConfig { recipe: Recipe::vanilla(), ..config.clone() };
-    let kind = engine.kv_type();
-    let kv = |c: &ModelConfig| bytes(Sequence::bytes_at(c, kind, tokens));
+    let times = bench::loops_of_shape("loopcoder-v2", LAYERS, kind, &args.machine)?;
     writeln!(
         out,
-        "The same {} tokens decoded both ways, step by step in turn ({} threads, {}):\n",
-        steps.len(),
-        engine.threads(),
-        engine.isa().name()
+        "{}",
+        terminal.bold(&format!("{LAYERS} layers of LoopCoder-V2's shape, {}, this machine", kind.name()))
     )?;
-    writeln!(out, "                        a token       state at {tokens} tokens")?;
-    writeln!(out, "  all loops in one pass {:>7.0} us    {}", one * 1e6, kv(config))?;
-    writeln!(
-        out,
-        "  loop by loop          {:>7.0} us    {} (with K/V of its own for each loop: {})",
-        sequential * 1e6,
-        kv(config),
-        kv(&per_loop)
-    )?;
-    writeln!(out, "  (plain model, 1 loop                {})\n", kv(&plain))?;
-    writeln!(out, "  loop by loop : one pass = {ratio:.2} (median of the steps' ratios)")?;
-    let verdict = if same { "the same in every step, to the last bit of every logit" } else { "NOT the same" };
-    writeln!(out, "  most likely next tokens: {verdict}")?;
-    ensure!(same, "one pass and loop by loop disagree: this is a defect of this program");
+    let names = ["one loop", "two loops in one pass", "two loops in turn"];
+    for (name, time) in names.into_iter().zip(&times.ratios) {
+        let ratio = 100.0 * time;
+        writeln!(out, "  {name:<24} {:>7.1} ms a token, {ratio:>3.0} %", times.one_loop * time * 1e3)?;
+    }
+    writeln!(out, "  read bandwidth {:.1} GB/s, of which one loop used {:.0} %", times.read_gb_s, 100.0 * times.share)?;
     Ok(())
 }
 
-/// One way of decoding.
-struct Side {
-    passes: Passes,
-    sequence: Sequence,
-    times: Vec<f64>,
-    /// For each step the most likely next token and the bits of its logits, folded.
-    choices: Vec<(usize, u64)>,
-}
-
-impl Side {
-    fn new(engine: &Engine, passes: Passes) -> Self {
-        Self { passes, sequence: engine.sequence(), times: Vec::new(), choices: Vec::new() }
-    }
-
-    fn step(&mut self, engine: &mut Engine, token: u32) -> Result<()> {
-        let start = Instant::now();
-        let logits = engine.step(&mut [&mut self.sequence], &[token], self.passes)?;
-        self.times.push(start.elapsed().max(Duration::from_nanos(1)).as_secs_f64());
-        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
-        let fold = |h: u64, l: &f32| (h ^ u64::from(l.to_bits())).wrapping_mul(0x0000_0100_0000_01B3);
-        self.choices.push((best, logits.iter().fold(0xCBF2_9CE4_8422_2325, fold)));
-        Ok(())
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
+/// Layers of the large shape.
+const LAYERS: usize = 2;

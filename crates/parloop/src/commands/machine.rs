@@ -1,7 +1,7 @@
 //! `parloop inspect --machine`: what the kernels find on this machine, and what is cheap on it.
 
 use super::bytes;
-use crate::args;
+use crate::args::machine::Machine;
 use anyhow::Result;
 use parloop_kernels::measure::{ReadTest, peak};
 use parloop_kernels::{Effect, Isa, Op, Product, Projector, WeightType, Weights, machine};
@@ -68,7 +68,7 @@ fn measure(on: &mut Projector, kind: WeightType) -> Result<Measured> {
 }
 
 /// A report on the machine: text, or one JSON object.
-pub fn report(machine: &args::Machine, as_json: bool) -> Result<String> {
+pub fn report(machine: &Machine, as_json: bool) -> Result<String> {
     let chosen = machine.chosen()?;
     let mut on = Projector::on(chosen);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -6,115 +6,107 @@
 mod fetch;
 mod hub;
 mod listing;
+mod place;
 mod retry;
 
 use super::bytes;
+use crate::cache::Repository;
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueHint};
 use hub::Hub;
 use indicatif::{ProgressBar, ProgressStyle};
-use listing::{Entry, Listing};
-use std::path::{Path, PathBuf};
+use listing::Listing;
+use place::{Place, Target};
+use std::path::PathBuf;
 
-/// Fetch a model from a hub into a folder
+/// Fetch a model from a hub, to be run by its name or from a folder
 ///
 /// HF_ENDPOINT is the hub's address; HF_TOKEN, if it is set, is sent to that address and to no other. Sizes and hashes
 /// are checked. What is already there and right is not fetched again, what differs is replaced, and what was
 /// interrupted goes on from its .part file when the same command is run again.
+///
+/// Without --out the model goes to the folder of fetched models, which `parloop list` names, and runs by its name.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  parloop pull OWNER/MODEL                                  into the folder MODEL
-  parloop pull OWNER/MODEL --out models/instruct --revision v1.1
-  parloop pull OWNER/MODEL --include '*Q4_K_M.gguf'         this file only
+  parloop pull OWNER/NAME                                   then: parloop run OWNER/NAME -p 'Once'
+  parloop pull OWNER/NAME --out models/instruct --revision v1.1
+  parloop pull OWNER/NAME --include '*Q4_K_M.gguf'          this file only
 
-Without --include: config.json, generation_config.json, special_tokens_map.json, tokenizer*,
+Without --include: config.json, generation_config.json, special_tokens_map.json, added_tokens.json, tokenizer*,
 chat_template*, and the safetensors files with their index.")]
 pub struct Pull {
     /// The model's name on the hub
-    #[arg(value_name = "OWNER/MODEL")]
-    pub model: Repository,
-    /// Folder to write to; the model's name if left out
-    #[arg(long, value_name = "FOLDER")]
-    pub out: Option<PathBuf>,
+    #[arg(value_name = "OWNER/NAME")]
+    model: Repository,
+    /// Folder to write to, instead of the folder of fetched models
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    out: Option<PathBuf>,
     /// Branch, tag or commit
     #[arg(long, value_name = "REV", default_value = "main", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub revision: String,
+    revision: String,
     /// Fetch the files whose path matches, and no others; may be given more than once
     #[arg(long, value_name = "GLOB")]
-    pub include: Vec<glob::Pattern>,
-}
-
-/// A model's name on a hub.
-#[derive(Clone, Debug)]
-pub struct Repository {
-    owner: String,
-    model: String,
-}
-
-impl std::str::FromStr for Repository {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let usual = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let is_name = |name: &str| name.chars().all(usual) && name.contains(|c: char| c.is_ascii_alphanumeric());
-        match text.split_once('/') {
-            Some((owner, model)) if is_name(owner) && is_name(model) => {
-                Ok(Self { owner: owner.into(), model: model.into() })
-            }
-            _ => Err("expected OWNER/MODEL, two names of letters, digits and ._- with a slash between them".into()),
-        }
-    }
-}
-
-impl std::fmt::Display for Repository {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.owner, self.model)
-    }
+    include: Vec<glob::Pattern>,
 }
 
 pub fn pull(args: &Pull) -> Result<()> {
     let hub = Hub::from_environment()?;
-    let folder = args.out.clone().unwrap_or_else(|| args.model.model.clone().into());
     let source = format!("{} at {}", args.model, args.revision);
     let listing = Listing::get(&hub, &args.model, &args.revision).with_context(|| format!("cannot list {source}"))?;
     let chosen = listing.choose(&args.include).with_context(|| format!("nothing was fetched of {source}"))?;
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let place = match &args.out {
+        Some(folder) => Place::folder(folder.clone()),
+        None => Place::cache(&args.model, &args.revision, listing.commit.as_deref())?,
+    };
+    place.create()?;
 
     let mut missing = Vec::new();
     for entry in &chosen {
-        match fetch::is_whole(&folder, entry)? {
-            true => eprintln!("{} is there already", entry.name),
-            false => missing.push(entry),
+        let target = place.target(entry);
+        match fetch::is_whole(&target)? {
+            true => {
+                place.name(&target)?;
+                eprintln!("{} is there already", entry.name);
+            }
+            false => missing.push(target),
         }
     }
-    check_space(&folder, &missing)?;
-    let bar = bar(missing.iter().map(|e| e.size).sum());
+    check_space(&place, &missing)?;
+    let bar = bar(missing.iter().map(|target| target.entry.size).sum());
     let mut before = 0;
-    for entry in &missing {
+    for target in &missing {
+        let entry = target.entry;
         bar.set_message(entry.name.clone());
         let url = hub.file(&args.model, listing.commit.as_deref().unwrap_or(&args.revision), &entry.name);
         let shown = |done| bar.set_position(before + done);
         let said = |text: &str| bar.suspend(|| eprintln!("{text}"));
-        fetch::fetch(&hub, &url, &folder, entry, &shown, &said)
+        fetch::fetch(&hub, &url, target, &shown, &said)
+            .and_then(|()| place.name(target))
             .with_context(|| format!("cannot fetch {} of {source}", entry.name))?;
         before += entry.size;
         said(&format!("fetched {} ({})", entry.name, bytes(entry.size as usize)));
     }
     bar.finish_and_clear();
+    place.finish()?;
     let commit = listing.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     let all: u64 = chosen.iter().map(|e| e.size).sum();
+    let folder = place.shown();
     eprintln!("{} holds {source}: {} files, {}{commit}", folder.display(), chosen.len(), bytes(all as usize));
+    if args.out.is_none() {
+        eprintln!("try it: parloop run {} -p 'Once'", args.model);
+    }
     Ok(())
 }
 
 /// Refuses to begin what cannot end for lack of room.
-fn check_space(folder: &Path, missing: &[&Entry]) -> Result<()> {
+fn check_space(place: &Place, missing: &[Target<'_>]) -> Result<()> {
     // A system that does not say how much is free is no reason to stop.
-    let Ok(free) = fs4::available_space(folder) else { return Ok(()) };
-    let needed: u64 = missing.iter().map(|e| e.size - fetch::present(folder, e)).sum();
+    let Ok(free) = fs4::available_space(place.root()) else { return Ok(()) };
+    let needed: u64 = missing.iter().map(|target| target.entry.size - fetch::present(target)).sum();
     ensure!(
         needed <= free,
         "{needed} more bytes are to be written to {}, where {free} are free: make room, or give another --out",
-        folder.display()
+        place.root().display()
     );
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! What `parloop run` keeps in files from one run to the next.
 
 use super::bytes;
-use crate::args::State;
+use crate::args::machine::Budget;
+use crate::args::state::State;
 use anyhow::{Result, bail};
 use parloop_engine::{Engine, Prefill, PrefixCache, Sequence};
 use parloop_kernels::memory;
@@ -25,26 +26,39 @@ pub fn load(engine: &Engine, args: &State) -> Result<Sequence> {
     })
 }
 
-/// Refuses a run that may need more memory than there is.
-pub fn check_budget(engine: &Engine, args: &State, tokens: usize, prefill: &Prefill) -> Result<()> {
-    let Some(budget) = args.kv_budget.or_else(memory::available) else { return Ok(()) };
-    Ok(engine.check_budget(tokens, prefill, budget)?)
+/// Refuses a text that may need more memory than there is, or than is allowed. What is allowed counts keys, values and
+/// what else is kept of the text; what there is must hold the space to work in too.
+pub fn check_budget(engine: &Engine, args: &Budget, tokens: usize, prefill: &Prefill) -> Result<()> {
+    let need = engine.need(tokens, prefill);
+    let tokens = tokens.min(engine.model().config().max_position_embeddings);
+    let advice = "shorten the text, ask for fewer tokens, or keep keys and values in fewer bits (--kv)";
+    if let Some(allowed) = args.kv_budget.filter(|allowed| need.state > *allowed) {
+        bail!(
+            "the state of {tokens} tokens takes {}, {allowed} are allowed by --kv-budget: {advice}, or allow more",
+            need.state
+        );
+    }
+    let all = need.state.saturating_add(need.scratch);
+    match memory::available().filter(|available| all > *available && args.kv_budget.is_none()) {
+        Some(available) => {
+            bail!("{tokens} tokens need {} of memory, {} are available: {advice}", bytes(all), bytes(available))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Takes of the prompt what `--prompt-cache` holds, and keeps in it what the prompt adds.
-pub fn begin(engine: &mut Engine, args: &State, loaded: Sequence, ids: Vec<u32>, prefill: &Prefill) -> Result<Start> {
+pub fn begin(
+    engine: &mut Engine,
+    args: &State,
+    allowed: &Budget,
+    loaded: Sequence,
+    ids: Vec<u32>,
+    prefill: &Prefill,
+) -> Result<Start> {
     let Some(path) = &args.prompt_cache else { return Ok(Start { sequence: loaded, rest: ids, cached: 0 }) };
-    let budget = args.cache_bytes.unwrap_or(usize::MAX);
+    let budget = allowed.kv_budget.unwrap_or(usize::MAX);
     let mut cache = PrefixCache::new(engine.model().config(), engine.kv_type(), budget)?;
-    let needed = engine.need(ids.len(), prefill).state;
-    if needed > budget {
-        bail!(
-            "the state of the prompt's {} tokens takes {}, --cache-bytes allows {}: allow more, or leave out --prompt-cache",
-            ids.len(),
-            bytes(needed),
-            bytes(budget)
-        );
-    }
     if path.exists() {
         cache.insert(&engine.load_state(path)?);
     }

@@ -1,10 +1,15 @@
 //! `parloop train`: a text in, a model out.
 
-use anyhow::{Context, Result, anyhow};
+mod flags;
+mod progress;
+
+use anyhow::{Context, Result};
 use clap::Args;
+use flags::{Flags, Given};
 use parloop_engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, generate};
 use parloop_model::Checkpoint;
-use parloop_train::{Hooks, Snapshot, TrainJob, TrainOptions, train as run};
+use parloop_train::{Hooks, Snapshot, TrainJob, train as run};
+use progress::Progress;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 Recipes: vanilla, loopR, loopR-clp, loopR-clp-share, pltR, pltR-query, for any R: loop2, plt2, plt3, ...
 Every option may stand in the TOML file, with underscores for dashes; a table [recipe] gives a recipe field by field.
-Flags win over the file, the file over the preset.")]
+Flags win over --set, --set over the file, the file over the run to be resumed, that over the preset.")]
 pub struct Train {
     /// UTF-8 text file, or folder of such files
     #[arg(long, value_name = "PATH")]
@@ -43,91 +48,11 @@ pub struct Train {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    options: Options,
-}
-
-/// Defines the flags that set an option of the same name.
-macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
-        /// Options that have a flag of their own.
-        #[derive(Debug, Args)]
-        #[command(next_help_heading = "Options of the run (defaults come from the preset)")]
-        struct Options { $($(#[$doc])* #[arg(long)] $name: Option<$type>,)* }
-
-        impl Options {
-            /// The flags given, by the options' TOML names.
-            fn given(&self) -> Vec<(&'static str, toml::Value)> {
-                let mut given = Vec::new();
-                $(if let Some(value) = &self.$name {
-                    given.push((stringify!($name), toml::Value::from(value.clone())));
-                })*
-                given
-            }
-        }
-    };
-}
-
-options! {
-    /// Named set of options: tiny (0.8M parameters), small (2.8M), medium (32M)
-    preset: String,
-    /// Loop recipe, for example vanilla, loop2, plt2, plt3
-    recipe: String,
-    /// Width of the residual stream
-    hidden_size: u32,
-    /// Width of the feed-forward
-    intermediate_size: u32,
-    /// Physical layers
-    layers: u32,
-    /// Query heads
-    heads: u32,
-    /// Key/value heads
-    kv_heads: u32,
-    /// Size of a head
-    head_dim: u32,
-    /// Use the embedding as the head
-    tie_embeddings: bool,
-    /// bytes, bpe (trained on the text), or the path of a tokenizer.json
-    tokenizer: String,
-    /// Ids of a bpe tokenizer
-    vocab_size: u32,
-    /// Tokens of a training sequence
-    context: u32,
-    /// Sequences computed at once
-    batch: u32,
-    /// Batches whose gradients are added up before a step
-    accumulate: u32,
-    /// Optimiser steps
-    steps: u32,
-    /// Highest learning rate
-    lr: f64,
-    /// Steps of linear warm-up
-    warmup: u32,
-    /// Weight decay of matrices
-    weight_decay: f64,
-    /// Largest global gradient norm; 0 does not clip
-    clip: f64,
-    /// Seed of weights, data order and samples
-    seed: u32,
-    /// Share of the text, at its end, kept for validation
-    val_fraction: f64,
-    /// Steps between validations
-    eval_every: u32,
-    /// Steps between progress lines
-    log_every: u32,
-    /// Steps between checkpoints
-    save_every: u32,
-    /// Checkpoints kept
-    keep: u32,
-    /// Steps between text samples; 0 for none
-    sample_every: u32,
-    /// Text that samples continue
-    sample_prompt: String,
-    /// Where to compute: cpu, or cuda, wgpu, metal in builds with that feature
-    device: String,
+    flags: Flags,
 }
 
 pub fn train(args: &Train) -> Result<()> {
-    let options = options(args)?;
+    let given = given(args)?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -138,11 +63,14 @@ pub fn train(args: &Train) -> Result<()> {
         eprintln!("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once");
     })
     .context("cannot watch for Ctrl-C")?;
-    let job = TrainJob { data: args.data.clone(), out: args.out.clone(), resume: args.resume, options };
-    let seed = u64::from(args.options.seed.unwrap_or(0));
-    let sampler = Box::new(move |snapshot: &Snapshot<'_>| sample(snapshot, seed).ok());
-    let mut hooks = Hooks { stop: &stop, sampler: Some(sampler), quiet: args.quiet };
-    let summary = run(&job, &mut hooks)?;
+    let mut job = TrainJob::new(&args.data, &args.out, given.options()?);
+    job.resume = args.resume;
+    let mut progress = Progress::default();
+    let mut hooks = Hooks::new(&stop).sampler(|snapshot| sample(snapshot).ok());
+    if !args.quiet {
+        hooks = hooks.observer(move |event| progress.draw(event));
+    }
+    let summary = run(&job, &mut hooks).map_err(|e| given.told(e))?;
     if summary.tokens_per_second == 0.0 && !summary.stopped {
         eprintln!("nothing to do: {} is at its last step; give a larger --steps to go on", args.out.display());
     } else if !args.quiet {
@@ -163,35 +91,31 @@ pub fn train(args: &Train) -> Result<()> {
     if summary.stopped { Err(super::Interrupted.into()) } else { Ok(()) }
 }
 
-/// Options from preset, file (or the run to be resumed) and flags, the later ones winning.
-fn options(args: &Train) -> Result<TrainOptions> {
-    let mut table = match &args.config {
-        Some(path) => {
-            let parsed = super::read_text(path)?.parse::<toml::Table>();
-            parsed.map_err(|e| anyhow!("{} is not TOML: {e}", path.display()))?
-        }
-        None if args.resume => TrainOptions::of_run(&args.out)?.to_toml().parse::<toml::Table>()?,
-        None => toml::Table::new(),
-    };
-    for pair in &args.set {
-        let (key, value) =
-            pair.split_once('=').ok_or_else(|| anyhow!("--set {pair} has no '='; expected --set KEY=VALUE"))?;
-        let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
-        // What is no TOML number, boolean or table is a plain word.
-        table.insert(key.trim().into(), parsed.unwrap_or_else(|| toml::Value::from(value)));
+/// Options from preset, the run to be resumed, file, `--set` and flags, the later ones winning.
+fn given(args: &Train) -> Result<Given> {
+    let mut given = if args.resume { Given::of_run(&args.out)? } else { Given::default() };
+    if let Some(path) = &args.config {
+        given.file(path)?;
     }
-    table.extend(args.options.given().into_iter().map(|(key, value)| (key.to_owned(), value)));
-    Ok(TrainOptions::from_toml(&table.to_string())?)
+    for pair in &args.set {
+        given.pair(pair)?;
+    }
+    given.flags(&args.flags)?;
+    Ok(given)
 }
 
 /// A text from the model as it is, written by the engine.
-fn sample(snapshot: &Snapshot<'_>, seed: u64) -> Result<String> {
+fn sample(snapshot: &Snapshot<'_>) -> Result<String> {
     let tensors = snapshot.weights.iter().map(|t| (t.name.clone(), t.shape.clone(), t.values.as_slice()));
     let checkpoint = Checkpoint::from_f32(snapshot.config.clone(), tensors, Some(snapshot.tokenizer.clone()))?;
     let mut engine = Engine::new(Arc::new(Model::new(&checkpoint)?), None)?;
     let options = Generation {
         tokens: snapshot.tokens,
-        sampling: SampleOptions { temperature: snapshot.temperature as f32, seed, ..SampleOptions::default() },
+        sampling: SampleOptions {
+            temperature: snapshot.temperature as f32,
+            seed: snapshot.seed,
+            ..SampleOptions::default()
+        },
         prefill: Prefill::default(),
         passes: Passes::Auto,
         ignore_end: true,

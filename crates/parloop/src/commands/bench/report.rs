@@ -170,60 +170,81 @@ impl Report {
         self.read_gb_s = median(self.reads.iter().copied());
     }
 
+    /// One loop and the two ways of two, if they are what was measured.
+    pub fn loops(&self) -> Option<super::Loops> {
+        let [one, plt, turn] = &self.rows[..] else { return None };
+        Some(super::Loops {
+            one_loop: one.seconds,
+            ratios: [1.0, plt.ratio_to_one_loop?, turn.ratio_to_one_loop?],
+            read_gb_s: self.read_gb_s,
+            share: one.bandwidth_share?,
+        })
+    }
+
+    /// Prints the table; as JSON too, which then stands alone on standard output.
     pub fn print(&self, format: Format, json: bool) -> Result<()> {
+        let text = self.text(format);
         let mut out = std::io::stdout().lock();
-        let table = self.table();
-        match format {
-            Format::Table => {
-                let widths: Vec<usize> = (0..table[0].len())
-                    .map(|i| table.iter().map(|r| r[i].chars().count()).max().unwrap_or(0))
-                    .collect();
-                for row in &table {
-                    let cells: Vec<String> = row.iter().zip(&widths).map(|(c, w)| format!("{c:>w$}")).collect();
-                    writeln!(out, "{}", cells.join("  "))?;
-                }
-            }
-            Format::Markdown => {
-                for (i, row) in table.iter().enumerate() {
-                    writeln!(out, "| {} |", row.join(" | "))?;
-                    if i == 0 {
-                        writeln!(out, "|{}", "---|".repeat(row.len()))?;
-                    }
-                }
-            }
-            Format::Csv => table.iter().try_for_each(|row| writeln!(out, "{}", row.join(",")))?,
+        if json {
+            eprint!("{text}");
+            return Ok(writeln!(out, "{}", serde_json::to_string(self)?)?);
         }
+        Ok(out.write_all(text.as_bytes())?)
+    }
+
+    fn text(&self, format: Format) -> String {
+        let mut lines = match format {
+            Format::Table => self.narrow(),
+            Format::Markdown => {
+                let mut lines: Vec<String> =
+                    self.table().iter().map(|row| format!("| {} |", row.join(" | "))).collect();
+                lines.insert(1, format!("|{}", "---|".repeat(HEAD.len())));
+                lines
+            }
+            Format::Csv => self.table().iter().map(|row| row.join(",")).collect(),
+        };
         if format != Format::Csv {
             let m = &self.machine;
-            writeln!(out, "\nread bandwidth {:.1} GB/s; {} threads, {}, {}", self.read_gb_s, m.threads, m.isa, m.cpu)?;
+            lines.push(String::new());
+            lines.push(format!(
+                "read bandwidth {:.1} GB/s; {} threads, {}, {}",
+                self.read_gb_s, m.threads, m.isa, m.cpu
+            ));
         }
-        if json {
-            writeln!(out, "{}", serde_json::to_string(self)?)?;
+        lines.join("\n") + "\n"
+    }
+
+    /// What fits in 100 columns: the model in lines of its own, and no column that has nothing to say.
+    fn narrow(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for row in &self.rows {
+            let line = format!("{} in {}: {:.1} MB a pass", row.model, row.weights, row.bytes as f64 / 1e6);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
         }
-        Ok(())
+        lines.push(String::new());
+        let table = self.table();
+        let says = |i: &usize| {
+            let values = || table[1..].iter().map(|row| row[*i].as_str());
+            match HEAD[*i] {
+                "model" | "MB/pass" | "(quartiles)" => false,
+                "seqs" => values().any(|v| v != "1"),
+                _ => values().any(|v| v != "-"),
+            }
+        };
+        let shown: Vec<usize> = (0..HEAD.len()).filter(says).collect();
+        let width = |i: usize| table.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = shown.iter().map(|i| width(*i)).collect();
+        lines.extend(table.iter().map(|row| {
+            let cells = shown.iter().zip(&widths).map(|(i, w)| format!("{:>w$}", row[*i]));
+            cells.collect::<Vec<_>>().join("  ")
+        }));
+        lines
     }
 
     fn table(&self) -> Vec<Vec<String>> {
-        let head = [
-            "model",
-            "MB/pass",
-            "type",
-            "R",
-            "mode",
-            "batch",
-            "test",
-            "tokens/s",
-            "sd",
-            "GB/s",
-            "of read",
-            "GFLOP/s",
-            "of peak",
-            "x one loop",
-            "(quartiles)",
-            "predicted",
-            "sequential/this",
-        ];
-        let mut table = vec![head.map(str::to_owned).to_vec()];
+        let mut table = vec![HEAD.map(str::to_owned).to_vec()];
         let number = |v: Option<f64>, digits: usize| v.map_or("-".into(), |v| format!("{v:.digits$}"));
         let percent = |v: Option<f64>| v.map_or("-".into(), |v| format!("{:.0}%", 100.0 * v));
         for r in &self.rows {
@@ -232,11 +253,11 @@ impl Report {
                 format!("{:.1}", r.bytes as f64 / 1e6),
                 r.weights.into(),
                 r.loops.to_string(),
-                r.mode.into(),
+                if r.mode == "one-pass" { "one" } else { "seq" }.into(),
                 r.batch.to_string(),
                 r.test.clone(),
                 format!("{:.2}", r.tokens_per_second),
-                format!("{:.2}", r.tokens_per_second_sd),
+                percent(Some(r.tokens_per_second_sd / r.tokens_per_second)),
                 number(r.gb_s, 1),
                 percent(r.bandwidth_share),
                 format!("{:.0}", r.gflop_s),
@@ -248,5 +269,65 @@ impl Report {
             ]);
         }
         table
+    }
+}
+
+/// The columns.
+const HEAD: [&str; 17] = [
+    "model",
+    "MB/pass",
+    "type",
+    "R",
+    "passes",
+    "seqs",
+    "test",
+    "tokens/s",
+    "+-",
+    "GB/s",
+    "read",
+    "GF/s",
+    "peak",
+    "x1 loop",
+    "(quartiles)",
+    "predicted",
+    "seq/this",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_in_100_columns() {
+        let row = |weights: &'static str, decode: bool| Row {
+            model: "loopcoder-v2-quarter".into(),
+            test: if decode { "tg128 @ d131000".into() } else { "pp131000".into() },
+            weights,
+            bytes: 15_200_000_000,
+            kv: "f32",
+            state_bytes: 1,
+            loops: 64,
+            mode: "sequential",
+            batch: 1024,
+            depth: 1,
+            seconds: 1.0,
+            tokens_per_second: 12345.67,
+            tokens_per_second_sd: 1234.5,
+            gb_s: decode.then_some(1234.5),
+            bandwidth_share: decode.then_some(1.0),
+            gflop_s: 12345.0,
+            peak_share: 1.0,
+            ratio_to_one_loop: Some(12.345),
+            predicted_ratio_to_one_loop: (!decode).then_some(12.345),
+            ratio_to_one_loop_quartiles: Some([1.0, 2.0]),
+            ratio_to_sequential: decode.then_some(12.34),
+        };
+        for decode in [true, false] {
+            let report = Report { rows: vec![row("bf16", decode), row("q4_1", decode)], ..Report::default() };
+            let text = report.text(Format::Table);
+            let longest = text.lines().map(str::len).max().unwrap();
+            assert!(longest <= 100, "{longest}:\n{text}");
+            assert_eq!(text.lines().filter(|l| l.contains("MB a pass")).count(), 2);
+        }
     }
 }

@@ -45,23 +45,41 @@ impl Work {
 /// out, so a step that is not counted brings them back.
 const CACHED: usize = 256 << 20;
 
+/// Tokens by which the depth may grow over the rounds: keys are read in tiles of as many, so that fewer make no
+/// difference.
+const DRIFT: usize = 16;
+
 /// One of the things compared.
 pub struct Side {
     pub model: Arc<Model>,
     pub passes: Passes,
     pub kv: KvType,
     pub work: Work,
+    /// Empty until the first measurement.
     sequences: Vec<Sequence>,
     /// Seconds of each round.
     pub times: Vec<f64>,
 }
 
 impl Side {
-    pub fn new(model: Arc<Model>, passes: Passes, kv: KvType, work: Work) -> Result<Self> {
+    pub fn new(model: Arc<Model>, passes: Passes, kv: KvType, work: Work) -> Self {
+        Self { sequences: Vec::new(), model, passes, kv, work, times: Vec::new() }
+    }
+
+    /// Brings the sequences back to the depth that is measured, if earlier rounds have led them too far from it.
+    /// Returns whether they are new.
+    fn set_depth(&mut self) -> Result<bool> {
+        let context = self.model.config().max_position_embeddings;
+        let last = (self.work.depth + DRIFT).min(context - self.work.steps - 1);
+        if self.sequences.first().is_some_and(|s| s.len() <= last) {
+            return Ok(false);
+        }
+        // Given back before the new ones are made.
+        self.sequences.clear();
         // One by one: clones would share their keys and values, and a batch would read them once.
-        let one = |_| Sequence::for_measurement(model.config(), kv, work.depth);
-        let sequences = (0..work.batch).map(one).collect::<parloop_engine::Result<_>>()?;
-        Ok(Self { sequences, model, passes, kv, work, times: Vec::new() })
+        let one = |_| Sequence::for_measurement(self.model.config(), self.kv, self.work.depth);
+        self.sequences = (0..self.work.batch).map(one).collect::<parloop_engine::Result<_>>()?;
+        Ok(true)
     }
 
     /// One measurement; seconds.
@@ -74,7 +92,9 @@ impl Side {
         if !prompt.is_empty() {
             self.sequences = vec![engine.sequence()];
         }
-        if self.work.prompt == 0 && self.model.bytes_per_pass() < CACHED {
+        let new = self.work.prompt == 0 && self.set_depth()?;
+        // The memory of new sequences is first written in a step that does not count.
+        if new || (self.work.prompt == 0 && self.model.bytes_per_pass() < CACHED) {
             let mut sequences: Vec<&mut Sequence> = self.sequences.iter_mut().collect();
             engine.step(&mut sequences, &tokens, self.passes)?;
         }

@@ -1,7 +1,7 @@
 //! Published shapes, to be measured with random weights.
 
 use anyhow::{Result, bail};
-use parloop_model::{ModelConfig, Recipe};
+use parloop_model::{ModelConfig, Recipe, Sizes};
 
 /// Name, layers, d, feed-forward, query heads, key/value heads, head size, vocabulary.
 type Shape = (&'static str, usize, usize, usize, usize, usize, usize, usize);
@@ -16,15 +16,15 @@ const SHAPES: [Shape; 6] = [
     ("tiny", 4, 256, 768, 4, 2, 64, 1024),
 ];
 
+/// Their names.
+pub const NAMES: [&str; 6] = ["loopcoder-v2", "loopcoder-v2-quarter", "llama-8b", "llama-1b", "smollm2-135m", "tiny"];
+
 /// The configuration of a shape, with PLT's recipe.
 pub fn named(name: &str, layers: Option<usize>) -> Result<ModelConfig> {
     let Some(&(_, n, d, ff, heads, kv, dim, vocabulary)) = SHAPES.iter().find(|s| s.0 == name) else {
-        let names: Vec<_> = SHAPES.iter().map(|s| s.0).collect();
-        bail!("--shape {name} is unknown; expected one of {}", names.join(", "));
+        bail!("--shape {name} is unknown; expected one of {}", NAMES.join(", "));
     };
-    Ok(ModelConfig {
-        model_type: "parloop".into(),
-        architectures: vec![],
+    let sizes = Sizes {
         vocab_size: vocabulary,
         hidden_size: d,
         intermediate_size: ff,
@@ -32,16 +32,6 @@ pub fn named(name: &str, layers: Option<usize>) -> Result<ModelConfig> {
         num_attention_heads: heads,
         num_key_value_heads: kv,
         head_dim: dim,
-        rms_norm_eps: 1e-5,
-        rope_theta: 5e5,
-        max_position_embeddings: 131_072,
-        tie_word_embeddings: false,
-        bos_token_id: None,
-        eos_token_id: None,
-        hidden_act: "silu".into(),
-        torch_dtype: None,
-        block: Default::default(),
-        recipe: Recipe::plt(2),
-        other: Default::default(),
-    })
+    };
+    Ok(ModelConfig { rope_theta: 5e5, max_position_embeddings: 131_072, ..ModelConfig::new(sizes, Recipe::plt(2)) })
 }

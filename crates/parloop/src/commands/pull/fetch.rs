@@ -2,6 +2,7 @@
 
 use super::hub::{self, Hub};
 use super::listing::{Entry, Hash};
+use super::place::Target;
 use super::retry::{Failure, persistently};
 use anyhow::{Context, Result, anyhow};
 use sha2::digest::DynDigest;
@@ -15,10 +16,10 @@ pub const PART: &str = ".part";
 const CHUNK: usize = 256 << 10;
 
 /// Whether the file is there already with the announced size and hash.
-pub fn is_whole(folder: &Path, entry: &Entry) -> Result<bool> {
-    let path = folder.join(&entry.name);
+pub fn is_whole(target: &Target<'_>) -> Result<bool> {
+    let (path, entry) = (&target.path, target.entry);
     let cannot = || format!("cannot read {}", path.display());
-    match fs::metadata(&path) {
+    match fs::metadata(path) {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
         Err(e) => return Err(e).with_context(cannot),
         Ok(found) if found.is_dir() => {
@@ -28,35 +29,30 @@ pub fn is_whole(folder: &Path, entry: &Entry) -> Result<bool> {
         Ok(_) => {}
     }
     let mut content = Content::new(entry);
-    File::open(&path).and_then(|mut file| content.read(&mut file)).with_context(cannot)?;
+    File::open(path).and_then(|mut file| content.read(&mut file)).with_context(cannot)?;
     Ok(content.is_right(entry))
 }
 
 /// Bytes of the file that an earlier run left.
-pub fn present(folder: &Path, entry: &Entry) -> u64 {
-    fs::metadata(part_path(folder, entry)).map_or(0, |found| found.len().min(entry.size))
+pub fn present(target: &Target<'_>) -> u64 {
+    fs::metadata(part_path(&target.path)).map_or(0, |found| found.len().min(target.entry.size))
 }
 
 /// Fetches a file, going on from where an earlier run stopped. `shown` hears how many bytes are there, `said` what
 /// goes wrong on the way.
-pub fn fetch(
-    hub: &Hub,
-    url: &str,
-    folder: &Path,
-    entry: &Entry,
-    shown: &dyn Fn(u64),
-    said: &dyn Fn(&str),
-) -> Result<()> {
-    let mut part = Part::open(folder, entry)?;
+pub fn fetch(hub: &Hub, url: &str, target: &Target<'_>, shown: &dyn Fn(u64), said: &dyn Fn(&str)) -> Result<()> {
+    let mut part = Part::open(target)?;
     persistently(said, || {
         part.receive(hub, url, shown)?;
         part.check()
     })?;
-    part.finish(&folder.join(&entry.name))
+    part.finish(&target.path)
 }
 
-fn part_path(folder: &Path, entry: &Entry) -> PathBuf {
-    folder.join(format!("{}{PART}", entry.name))
+fn part_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(PART);
+    name.into()
 }
 
 /// The bytes of a file so far: how many, and their hash.
@@ -107,9 +103,9 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn open(folder: &Path, entry: &'a Entry) -> Result<Self> {
-        let path = part_path(folder, entry);
-        let parent = path.parent().unwrap_or(folder);
+    fn open(target: &Target<'a>) -> Result<Self> {
+        let (path, entry) = (part_path(&target.path), target.entry);
+        let parent = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         let cannot = || format!("cannot write {}", path.display());
         let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);

@@ -1,7 +1,7 @@
 //! Requests to a hub: where they go, who may see the token, and what an answer other than the file means.
 
-use super::Repository;
 use super::retry::Failure;
+use crate::cache::Repository;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What a hub says is in a repository, and which of it is fetched. Nothing of it is believed before it was looked at.
 
-use super::Repository;
 use super::hub::Hub;
 use super::retry::{Failure, persistently};
+use crate::cache::Repository;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use glob::{MatchOptions, Pattern};
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use std::io::Read;
 
 /// About 100,000 files.
 const MAX_BYTES: u64 = 32 << 20;
-const CONFIGS: [&str; 3] = ["config.json", "generation_config.json", "special_tokens_map.json"];
+const CONFIGS: [&str; 4] = ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json"];
 
 #[derive(Deserialize)]
 struct Answer {

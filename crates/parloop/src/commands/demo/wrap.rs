@@ -1,0 +1,56 @@
+//! Text in lines of a given width.
+
+use console::measure_text_width;
+
+/// Breaks a text at spaces into lines of at most `width` columns, keeping its own line breaks; a word that is longer
+/// than a line is cut.
+pub fn lines(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let mut lines = Vec::new();
+    for paragraph in text.split('\n') {
+        let mut line = String::new();
+        for word in paragraph.split_inclusive(' ') {
+            if measure_text_width(&line) + measure_text_width(word.trim_end()) > width && !line.is_empty() {
+                lines.push(std::mem::take(&mut line).trim_end().to_owned());
+            }
+            for c in word.chars() {
+                if measure_text_width(&line) + measure_text_width(c.encode_utf8(&mut [0; 4])) > width && c != ' ' {
+                    lines.push(std::mem::take(&mut line));
+                }
+                line.push(c);
+            }
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
+/// A text filled up with spaces to a width; it must not be wider.
+pub fn padded(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(measure_text_width(text))))
+}
+
+/// What can be shown of a text without moving the cursor about.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_no_wider_than_asked_for_and_lose_no_letter() {
+        let text =
+            "Shall I compare thee\nto a summer's day? Honorificabilitudinitatibus, \u{6a58}\u{6a58}\u{6a58} e\u{301}";
+        for width in 2..40 {
+            let lines = lines(text, width);
+            assert!(lines.iter().all(|l| measure_text_width(l) <= width), "{width}: {lines:?}");
+            let letters = |t: &str| t.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            assert_eq!(letters(&lines.concat()), letters(text), "{width}");
+        }
+        assert_eq!(lines("a bc\n\nd", 4), ["a bc", "", "d"]);
+        assert_eq!(padded("ab", 4), "ab  ");
+        assert_eq!(printable("a\x1b[2Jb\n"), "a [2Jb\n");
+    }
+}

@@ -1,0 +1,74 @@
+//! The pages of `docs/commands` are what the commands say of themselves. After a change of a help text:
+//!
+//!     PARLOOP_UPDATE_DOCS=1 cargo test --release -p parloop --test help
+#![cfg(all(feature = "train", feature = "pull", feature = "serve"))]
+
+use assert_cmd::Command;
+use std::path::PathBuf;
+
+fn said(arguments: &[&str]) -> String {
+    let mut command = Command::cargo_bin("parloop").unwrap();
+    // Wrapped alike on every terminal.
+    command.env_remove("COLUMNS").env_remove("PARLOOP_THREADS").args(arguments);
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+/// Every command with its line in the overview.
+fn commands() -> Vec<(String, String)> {
+    let overview = said(&["--help"]);
+    let list = overview.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut commands: Vec<(String, String)> = Vec::new();
+    for line in list.lines() {
+        match (line.trim().split_once("  "), commands.last_mut()) {
+            // Two columns of margin begin a command; what stands further right goes on with the line before.
+            (Some((name, about)), _) if line.starts_with("  ") && !line.starts_with("   ") => {
+                commands.push((name.to_owned(), about.trim().to_owned()));
+            }
+            (_, Some((_, about))) => *about += &format!(" {}", line.trim()),
+            _ => {}
+        }
+    }
+    commands.retain(|(name, _)| name != "help");
+    commands
+}
+
+#[test]
+fn the_pages_of_the_commands_are_their_help() {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands"));
+    let commands = commands();
+    assert!(commands.len() >= 14, "{commands:?}");
+    let mut pages = vec![("README.md".to_owned(), {
+        let rows: String =
+            commands.iter().map(|(name, about)| format!("| [{name}]({name}.md) | {about} |\n")).collect();
+        format!(
+            "# Commands\n\nOne page a command, made from its help.\n\n| command | what it does |\n|---|---|\n{rows}"
+        )
+    })];
+    for (name, _) in &commands {
+        let help = said(&[name, "--help"]);
+        let help: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
+        pages.push((format!("{name}.md"), format!("# parloop {name}\n\n```text\n{}\n```\n", help.join("\n"))));
+    }
+    let update = std::env::var_os("PARLOOP_UPDATE_DOCS").is_some();
+    for (name, page) in &pages {
+        let path = folder.join(name);
+        if update {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(&path, page).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
+        assert!(found == *page, "docs/commands/{name} is not what the command says: see the head of this test");
+    }
+    let found = std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(found, pages.len(), "docs/commands holds a page of no command");
+}
+
+#[test]
+fn no_help_is_wider_than_a_terminal_of_100_columns() {
+    for (name, _) in commands() {
+        for text in [said(&[&name, "--help"]), said(&[&name, "-h"])] {
+            let longest = text.lines().map(|l| l.chars().count()).max().unwrap();
+            assert!(longest <= 125, "parloop {name} --help has a line of {longest} columns");
+        }
+    }
+}
