@@ -55,11 +55,15 @@ proptest! {
         let (expected_loss, expected) = loss_and_gradients(&model, (batch, time), &composed());
         prop_assert!((loss - expected_loss).abs() <= 1e-5 * expected_loss.abs(), "{loss} {expected_loss}");
         prop_assert_eq!(found.len(), expected.len());
+        // A gradient that cancels to nothing (of a query that sees one key) is rounded as its terms are, which are as
+        // large as other gradients.
+        let of_all = expected.iter().flat_map(|t| &t.values).fold(0.0f32, |a, b| a.max(b.abs()));
         for (found, expected) in found.iter().zip(&expected) {
             prop_assert_eq!(&found.name, &expected.name);
             let largest = expected.values.iter().fold(1e-6f32, |a, b| a.max(b.abs()));
             for (a, b) in found.values.iter().zip(&expected.values) {
-                prop_assert!((a - b).abs() <= 1e-3 * largest, "{}: {a} {b}, largest {largest}", found.name);
+                let allowed = 1e-3 * largest + 1e-6 * of_all;
+                prop_assert!((a - b).abs() <= allowed, "{}: {a} {b}, largest {largest} of {of_all}", found.name);
             }
         }
     }
