@@ -3,6 +3,8 @@
 
 mod args;
 mod cache;
+#[cfg(feature = "client")]
+mod client;
 mod commands;
 mod hints;
 mod interrupt;

@@ -1,7 +1,7 @@
 //! The pages of `docs/commands` are what the commands say of themselves. After a change of a help text:
 //!
 //!     PARLOOP_UPDATE_DOCS=1 cargo test --release -p parloop --test help
-#![cfg(all(feature = "train", feature = "pull", feature = "serve"))]
+#![cfg(all(feature = "train", feature = "pull", feature = "serve", feature = "client"))]
 
 use assert_cmd::Command;
 use std::path::PathBuf;
@@ -15,8 +15,19 @@ fn said(arguments: &[&str]) -> String {
 
 /// Every command with its line in the overview.
 fn commands() -> Vec<(String, String)> {
-    let overview = said(&["--help"]);
-    let list = overview.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let top = listed(&["--help"]);
+    let below = |(name, _): &(String, String)| {
+        let inner = listed(&[name, "--help"]);
+        inner.into_iter().map(|(inner, about)| (format!("{name} {inner}"), about)).collect::<Vec<_>>()
+    };
+    top.iter().flat_map(|command| [vec![command.clone()], below(command)].concat()).collect()
+}
+
+/// The commands that a help text lists.
+fn listed(arguments: &[&str]) -> Vec<(String, String)> {
+    let overview = said(arguments);
+    let Some((_, list)) = overview.split_once("Commands:\n") else { return Vec::new() };
+    let list = list.split("\n\n").next().unwrap();
     let mut commands: Vec<(String, String)> = Vec::new();
     for line in list.lines() {
         match (line.trim().split_once("  "), commands.last_mut()) {
@@ -32,6 +43,11 @@ fn commands() -> Vec<(String, String)> {
     commands
 }
 
+/// The file of a command's page.
+fn page(command: &str) -> String {
+    format!("{}.md", command.replace(' ', "-"))
+}
+
 #[test]
 fn the_pages_of_the_commands_are_their_help() {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands"));
@@ -39,15 +55,15 @@ fn the_pages_of_the_commands_are_their_help() {
     assert!(commands.len() >= 14, "{commands:?}");
     let mut pages = vec![("README.md".to_owned(), {
         let rows: String =
-            commands.iter().map(|(name, about)| format!("| [{name}]({name}.md) | {about} |\n")).collect();
+            commands.iter().map(|(name, about)| format!("| [{name}]({}) | {about} |\n", page(name))).collect();
         format!(
             "# Commands\n\nOne page a command, made from its help.\n\n| command | what it does |\n|---|---|\n{rows}"
         )
     })];
     for (name, _) in &commands {
-        let help = said(&[name, "--help"]);
+        let help = said(&name.split(' ').chain(["--help"]).collect::<Vec<_>>());
         let help: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
-        pages.push((format!("{name}.md"), format!("# parloop {name}\n\n```text\n{}\n```\n", help.join("\n"))));
+        pages.push((page(name), format!("# parloop {name}\n\n```text\n{}\n```\n", help.join("\n"))));
     }
     let update = std::env::var_os("PARLOOP_UPDATE_DOCS").is_some();
     for (name, page) in &pages {
@@ -66,7 +82,8 @@ fn the_pages_of_the_commands_are_their_help() {
 #[test]
 fn no_help_is_wider_than_a_terminal_of_100_columns() {
     for (name, _) in commands() {
-        for text in [said(&[&name, "--help"]), said(&[&name, "-h"])] {
+        let asked = |flag| said(&name.split(' ').chain([flag]).collect::<Vec<_>>());
+        for text in [asked("--help"), asked("-h")] {
             let longest = text.lines().map(|l| l.chars().count()).max().unwrap();
             assert!(longest <= 125, "parloop {name} --help has a line of {longest} columns");
         }

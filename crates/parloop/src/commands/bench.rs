@@ -6,6 +6,8 @@
 
 mod report;
 mod rounds;
+#[cfg(feature = "client")]
+mod serve;
 mod shapes;
 
 use crate::args::machine::Machine;
@@ -13,7 +15,7 @@ use crate::args::model::Model as ModelArg;
 use crate::args::names::{KV, PASSES, WEIGHTS, named};
 use crate::args::numbers::{at_least, from_to};
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use parloop_engine::{Engine, Model, Passes, Sequence};
 use parloop_kernels::{KvType, Projector, WeightType, measure, memory};
 use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
@@ -21,8 +23,9 @@ use report::{Format, Report, Row};
 use rounds::{Side, Work};
 use std::sync::Arc;
 
-/// Measure decode, prefill or both, and the machine's limits in the same run
+/// Measure decode, prefill or both, and the machine's limits in the same run; or a server under load
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 #[command(after_help = "Examples:
   parloop bench decode                                        the built-in model
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3,4 --weights bf16,q8,q4
@@ -30,6 +33,7 @@ use std::sync::Arc;
   parloop bench decode --shape llama-1b --batch 1,2,4,8 --depth 512,4096 --format markdown
   parloop bench prefill --shape loopcoder-v2 --layers 1 --prompt-tokens 128,512 --json
   parloop bench mixed out/plt2 --prompt-tokens 256 --steps 128
+  parloop bench serve --help                                  a server under load
 
 Shapes have random weights, so nobody needs a large file; --layers cuts them to what fits in memory.
 Things compared run interleaved; figures are medians, ratios are medians of the ratios within a round.
@@ -38,6 +42,22 @@ standard deviation over the rounds; 'read' is the share of the read bandwidth me
 instruction's peak; 'x1 loop' is time against R = 1, 'predicted' the same for a prompt by the rows it takes; 'seq/this' is
 the time of loop by loop against one pass.")]
 pub struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    measure: Option<Measure>,
+}
+
+/// Measurements of something else than a model in this process.
+#[derive(Debug, Subcommand)]
+enum Other {
+    #[cfg(feature = "client")]
+    Serve(Box<serve::Serve>),
+}
+
+/// What is measured of a model, and how.
+#[derive(Debug, Args)]
+struct Measure {
     /// What to measure
     #[arg(value_enum)]
     test: Test,
@@ -109,10 +129,15 @@ enum Source {
 }
 
 pub fn bench(args: &Bench) -> Result<()> {
-    measure(args)?.print(args.format, args.json)
+    match (&args.other, &args.measure) {
+        #[cfg(feature = "client")]
+        (Some(Other::Serve(args)), _) => serve::serve(args),
+        (_, Some(args)) => measure(args)?.print(args.format, args.json),
+        (_, None) => anyhow::bail!("nothing to measure: `parloop bench --help` lists what there is"),
+    }
 }
 
-fn measure(args: &Bench) -> Result<Report> {
+fn measure(args: &Measure) -> Result<Report> {
     let (name, source) = source(args)?;
     let config = match &source {
         Source::Shape(config) => config,
@@ -157,7 +182,7 @@ pub struct Loops {
 
 /// Measures them, in turn in each round.
 pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Machine) -> Result<Loops> {
-    let report = measure(&Bench {
+    let report = measure(&Measure {
         test: Test::Decode,
         model: ModelArg { model: None, ignore_config_key: Vec::new() },
         shape: Some(shape.to_owned()),
@@ -180,7 +205,7 @@ pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Ma
     report.loops().context("nothing was measured")
 }
 
-fn source(args: &Bench) -> Result<(String, Source)> {
+fn source(args: &Measure) -> Result<(String, Source)> {
     if let Some(shape) = &args.shape {
         let layers = args.layers.map(usize::from);
         return Ok((shape.clone(), Source::Shape(Box::new(shapes::named(shape, layers)?))));
@@ -192,7 +217,7 @@ fn source(args: &Bench) -> Result<(String, Source)> {
 }
 
 /// Refuses what the context does not hold.
-fn check_context(args: &Bench, config: &ModelConfig) -> Result<()> {
+fn check_context(args: &Measure, config: &ModelConfig) -> Result<()> {
     let works = works(args)?;
     let Some(most) = works.iter().map(|w| w.depth + w.prompt + w.steps).max() else { return Ok(()) };
     let context = config.max_position_embeddings;
@@ -206,7 +231,7 @@ fn check_context(args: &Bench, config: &ModelConfig) -> Result<()> {
 }
 
 /// Refuses what does not fit before anything is allocated.
-fn check_memory(args: &Bench, config: &ModelConfig, loops: &[usize], kinds: &[Option<WeightType>]) -> Result<()> {
+fn check_memory(args: &Measure, config: &ModelConfig, loops: &[usize], kinds: &[Option<WeightType>]) -> Result<()> {
     let most = loops.iter().copied().max().unwrap_or(1);
     let largest = kinds.iter().map(|k| k.unwrap_or(WeightType::F32)).map(|kind| weight_bytes(config, kind)).max();
     let tokens = args.depth.iter().chain(&args.prompt_tokens).copied().max().unwrap_or(0) as usize
@@ -244,7 +269,7 @@ fn recipe(config: &ModelConfig, count: usize) -> Recipe {
 
 /// Measures everything asked for with one weight type.
 fn one_type(
-    args: &Bench,
+    args: &Measure,
     name: &str,
     source: &Source,
     kind: Option<WeightType>,
@@ -292,7 +317,7 @@ fn one_type(
 }
 
 /// The work of each measurement.
-fn works(args: &Bench) -> Result<Vec<Work>> {
+fn works(args: &Measure) -> Result<Vec<Work>> {
     let mut works = Vec::new();
     let prefill = parloop_engine::Prefill {
         chunk: args.chunk as usize,
