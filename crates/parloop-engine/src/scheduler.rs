@@ -40,6 +40,13 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(u64);
 
+impl RequestId {
+    /// Which request of its scheduler it is, counted from 0.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// The log-probability of a token, and the most likely ones in its place with theirs.
 pub type Logprob = (f32, Vec<(u32, f32)>);
 
@@ -111,6 +118,19 @@ pub struct Load {
     pub put_back: u64,
 }
 
+/// Rows of a turn that stand side by side: one request, one loop, positions one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Whose rows.
+    pub request: RequestId,
+    /// The loop, counted from 0.
+    pub r: usize,
+    /// The first position.
+    pub first: usize,
+    /// How many.
+    pub rows: usize,
+}
+
 /// Requests on their way through one engine.
 pub struct Scheduler<'m> {
     engine: Engine,
@@ -122,6 +142,7 @@ pub struct Scheduler<'m> {
     next: u64,
     turns: usize,
     put_back: u64,
+    spans: Vec<Span>,
     /// Whether somebody was put back and nobody has ended since: who begins now would only be put back again.
     full: bool,
 }
@@ -143,7 +164,8 @@ impl<'m> Scheduler<'m> {
             bytes => Some(PrefixCache::new(model.config(), engine.kv_type(), bytes)?),
         };
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Ok(Self { engine, model, limits, cache, waiting, running, next: 0, turns: 0, put_back: 0, full: false })
+        let (spans, full) = (Vec::new(), false);
+        Ok(Self { engine, model, limits, cache, waiting, running, next: 0, turns: 0, put_back: 0, spans, full })
     }
 
     /// Takes a request; it is computed in the turns that follow.
@@ -200,6 +222,7 @@ impl<'m> Scheduler<'m> {
         let mut scores = Scores { jobs: self.running.iter().map(Job::wants_scores).collect(), taken: Vec::new() };
         let mut work: Vec<Work<'_>> = self.running.iter_mut().map(Job::work).collect();
         let outcomes = self.engine.turn(&mut work, self.limits.rows, Some(&mut scores));
+        self.keep_spans(outcomes.iter().any(|o| matches!(o, Outcome::Goes | Outcome::Done(_))));
         for (i, position, score) in scores.taken {
             self.running[i].scored(position, score);
         }
@@ -241,6 +264,24 @@ impl<'m> Scheduler<'m> {
             events.extend(self.make_room(id, spent));
         }
         events
+    }
+
+    /// What the last turn computed, ordered by loop and request.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    fn keep_spans(&mut self, any: bool) {
+        self.spans.clear();
+        for (work, r, position) in self.engine.turn_rows().filter(|_| any) {
+            let request = self.running[work].id;
+            match self.spans.last_mut() {
+                Some(span) if (span.request, span.r, span.first + span.rows) == (request, r, position) => {
+                    span.rows += 1
+                }
+                _ => self.spans.push(Span { request, r, first: position, rows: 1 }),
+            }
+        }
     }
 
     /// Lets requests that wait begin.

@@ -84,6 +84,11 @@ impl Engine {
         outcomes
     }
 
+    /// The rows of the last pass: index of the work, loop (0-based), position. Ordered by loop, work and position.
+    pub fn turn_rows(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+        self.rows.iter().map(|row| (row.sequence, row.r, row.position))
+    }
+
     /// The logits `[V]` of index `i` of the last turn.
     ///
     /// # Panics

@@ -1,13 +1,14 @@
 //! The server as a whole: what it holds, its paths, its beginning and end.
 
 use crate::error::{ApiError, ServeError};
+use crate::guard::Bodies;
+use crate::listen::Bounds;
 use crate::worker::Worker;
-use crate::{api, guard};
+use crate::{api, guard, listen, page};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::middleware;
 use axum::routing::{get, post};
 use parloop_engine::{Engine, Limits, Model};
 use parloop_model::{ChatTemplate, GenerationDefaults};
@@ -35,6 +36,8 @@ pub struct Options {
     pub most: usize,
     /// Bytes of a request's body.
     pub body: usize,
+    /// How long a client may be silent in the middle of a request, or take nothing of an answer.
+    pub patience: Duration,
 }
 
 impl Default for Options {
@@ -48,6 +51,7 @@ impl Default for Options {
             limits: Limits::default(),
             most: 256,
             body: 16 << 20,
+            patience: Duration::from_secs(60),
         }
     }
 }
@@ -63,13 +67,14 @@ pub(crate) struct App {
     pub key: Option<String>,
     pub loopback: bool,
     pub most: usize,
+    pub bodies: Bodies,
 }
 
 /// A model that is ready to be served.
 pub struct Server {
     app: Arc<App>,
     listener: std::net::TcpListener,
-    body: usize,
+    bounds: Bounds,
 }
 
 impl Server {
@@ -94,9 +99,12 @@ impl Server {
         let model = engine.model().clone();
         let worker = Worker::start(engine, model.clone(), options.limits, options.most)?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let Options { name, key, most, body, .. } = options;
-        let app = App { name, created, model, template, defaults, worker, key, loopback, most };
-        Ok(Self { app: Arc::new(app), listener, body })
+        let Options { name, key, most, body, patience, .. } = options;
+        let bodies = Bodies::new(body, patience);
+        let app = App { name, created, model, template, defaults, worker, key, loopback, most, bodies };
+        // Besides those that are computed, some that ask for figures, and some that are only there.
+        let bounds = Bounds { connections: 2 * most + 64, patience };
+        Ok(Self { app: Arc::new(app), listener, bounds })
     }
 
     /// Where it listens.
@@ -113,10 +121,10 @@ impl Server {
     /// # Errors
     /// The system refuses.
     pub fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { app, listener, body } = self;
+        let Self { app, listener, bounds } = self;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let served = app.clone();
-        let result = runtime.block_on(async move {
+        let result: std::io::Result<()> = runtime.block_on(async move {
             let listener = TcpListener::from_std(listener)?;
             let told = async move {
                 tokio::select! { () = signal() => (), () = stop => () }
@@ -125,7 +133,9 @@ impl Server {
                     std::process::exit(130);
                 });
             };
-            axum::serve(listener, router(served, body)).with_graceful_shutdown(told).await
+            let worker = served.clone();
+            listen::serve(listener, router(served), bounds, told, move || worker.worker.is_idle()).await;
+            Ok(())
         });
         app.worker.stop();
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -148,8 +158,12 @@ async fn signal() {
     tokio::select! { () = interrupt => (), () = terminate => () }
 }
 
-fn router(app: Arc<App>, body: usize) -> Router {
+fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::index))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/rows", get(page::rows))
         .route("/health", get(api::trade::health))
         .route("/v1/health", get(api::trade::health))
         .route("/version", get(api::trade::version))
@@ -164,8 +178,8 @@ fn router(app: Arc<App>, body: usize) -> Router {
         .route("/v1/chat/completions", post(api::chat::chat))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(shaped))
-        .layer(DefaultBodyLimit::max(body))
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(app.clone(), guard::whole))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .with_state(app)
 }
@@ -177,15 +191,4 @@ async fn unknown(request: Request) -> ApiError {
 async fn wrong_method(State(_): State<Arc<App>>, request: Request) -> ApiError {
     let (method, path) = (request.method(), request.uri().path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
-}
-
-/// Gives refusals of the framework the shape of all others.
-async fn shaped(request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    match response.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than this server takes").into_response()
-        }
-        _ => response,
-    }
 }

@@ -9,6 +9,8 @@ mod api;
 mod app;
 mod error;
 mod guard;
+mod listen;
+mod page;
 mod worker;
 
 pub use app::{Options, Server};

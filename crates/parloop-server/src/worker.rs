@@ -2,13 +2,14 @@
 
 use crate::error::ApiError;
 use axum::http::StatusCode;
-use parloop_engine::scheduler::Load;
+use parloop_engine::scheduler::{Load, Span};
 use parloop_engine::{Engine, Event, Limits, Model, Request, RequestId, Scheduler};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// A request, and where its events go. They end with `Finished` or `Failed`; a receiver that is dropped cancels it.
@@ -30,9 +31,36 @@ pub(crate) struct Counters {
     pub failed: AtomicU64,
     pub turns: AtomicU64,
     load: Mutex<Load>,
+    passes: Mutex<VecDeque<Pass>>,
 }
 
+/// A pass over the weights, as the page shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    /// Which one since the start, counted from 1.
+    pub number: u64,
+    pub micros: u64,
+    pub spans: Vec<Span>,
+}
+
+/// Passes that are remembered.
+const PASSES: usize = 64;
+
 impl Counters {
+    /// The last passes after that of a number, oldest first.
+    pub fn passes(&self, after: u64) -> Vec<Pass> {
+        let passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        passes.iter().filter(|pass| pass.number > after).cloned().collect()
+    }
+
+    fn remember(&self, pass: Pass) {
+        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        if passes.len() == PASSES {
+            passes.pop_front();
+        }
+        passes.push_back(pass);
+    }
+
     pub fn load(&self) -> Load {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,6 +128,11 @@ impl Worker {
         self.counters.open.load(Ordering::Relaxed)
     }
 
+    /// Whether every request that was taken has ended.
+    pub fn is_idle(&self) -> bool {
+        self.open() == 0
+    }
+
     /// Takes no more requests, and waits for the end of those that are open.
     pub fn stop(&self) {
         self.submissions.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -149,8 +182,11 @@ fn run(mut scheduler: Scheduler<'_>, receiver: &Receiver<Submission>, counters: 
             }
             continue;
         }
+        let start = Instant::now();
         let events = scheduler.turn();
-        counters.turns.fetch_add(1, Ordering::Relaxed);
+        let number = counters.turns.fetch_add(1, Ordering::Relaxed) + 1;
+        let micros = start.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        counters.remember(Pass { number, micros, spans: scheduler.spans().to_vec() });
         *counters.load.lock().unwrap_or_else(PoisonError::into_inner) = scheduler.load();
         for (id, event) in events {
             match &event {
