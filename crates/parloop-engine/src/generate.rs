@@ -8,7 +8,7 @@ mod continuation;
 pub(crate) use continuation::logprobs;
 pub use continuation::{Continuation, Filter, Token};
 
-use crate::{Engine, Passes, Prefill, PrefixCache, Result, SampleOptions, Sequence};
+use crate::{Engine, Passes, Prefill, Result, SampleOptions, Sequence};
 use parloop_model::tokenizer::TextStream;
 
 /// What to generate.
@@ -159,58 +159,4 @@ impl Iterator for Generator<'_> {
         }
         next.transpose()
     }
-}
-
-/// Generates from a prompt; `each(token)` sees every token as it comes and returns whether to go on.
-///
-/// # Errors
-/// The prompt cannot be processed, or an option is out of range.
-pub fn generate(
-    engine: &mut Engine,
-    prompt: &[u32],
-    options: &Generation,
-    each: impl FnMut(u32) -> bool,
-) -> Result<Finish> {
-    let mut sequence = engine.sequence();
-    continue_from(engine, &mut sequence, prompt, options, each)
-}
-
-/// [`generate`], taking from a cache what it has of the prompt. The cache then knows the prompt, and the prompt with
-/// its continuation.
-///
-/// # Errors
-/// As [`generate`].
-pub fn generate_cached(
-    engine: &mut Engine,
-    cache: &mut PrefixCache,
-    prompt: &[u32],
-    options: &Generation,
-    each: impl FnMut(u32) -> bool,
-) -> Result<Finish> {
-    options.sampling.validate()?;
-    engine.model().config().check_tokens(prompt)?;
-    let (mut sequence, _) = cache.prefill(engine, prompt, &options.prefill)?;
-    let finish = continue_from(engine, &mut sequence, &[], options, each)?;
-    cache.insert(&sequence);
-    Ok(finish)
-}
-
-/// [`generate`], going on from a sequence: one that was kept, forked or loaded ([`Generator`]).
-///
-/// # Errors
-/// As [`generate`].
-pub fn continue_from(
-    engine: &mut Engine,
-    sequence: &mut Sequence,
-    prompt: &[u32],
-    options: &Generation,
-    mut each: impl FnMut(u32) -> bool,
-) -> Result<Finish> {
-    let mut generator = Generator::new(engine, sequence, prompt, options)?;
-    for token in &mut generator {
-        if !each(token?.id) {
-            return Ok(Finish::Stopped);
-        }
-    }
-    Ok(generator.finish().unwrap_or(Finish::Stopped))
 }

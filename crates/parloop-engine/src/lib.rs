@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod budget;
+pub mod device;
 pub mod error;
 mod exit;
 mod files;
@@ -42,10 +43,9 @@ mod stored;
 pub mod turn;
 
 pub use budget::Need;
+pub use device::{Cpu, Device};
 pub use error::{Error, Result};
-pub use generate::{
-    Continuation, Filter, Finish, Generation, Generator, Token, continue_from, generate, generate_cached,
-};
+pub use generate::{Continuation, Filter, Finish, Generation, Generator, Token};
 pub use model::Model;
 pub use passes::Passes;
 pub use prefix::PrefixCache;
@@ -66,14 +66,15 @@ pub type PromptProgress = Box<dyn FnMut(usize, usize) + Send>;
 pub struct Engine {
     model: Arc<Model>,
     on: Projector,
-    scratch: pass::Scratch,
+    /// What computes passes.
+    device: Box<dyn Device>,
     kv_type: KvType,
     /// What keys and values are drawn from.
     pool: KvPool,
     /// Blocks set aside for the pass to come.
     spares: Spares,
     /// The rows of a pass.
-    rows: Vec<pass::Row>,
+    rows: Vec<device::Row>,
     /// `[rows][d]`, their residual stream.
     x: Vec<f32>,
     /// Rows that layers have computed so far.
@@ -112,12 +113,18 @@ impl Engine {
             rows: Vec::new(),
             layer_rows: 0,
             on,
-            scratch: pass::Scratch::default(),
+            device: Box::<Cpu>::default(),
             kv_type: KvType::default(),
             x: Vec::new(),
             logits: Vec::new(),
             progress: None,
         }
+    }
+
+    /// Has passes computed by another device from now on; the threads go on doing the host's share.
+    pub fn on_device(mut self, device: Box<dyn Device>) -> Self {
+        self.device = device;
+        self
     }
 
     /// Has every chunk of a prompt reported from now on.

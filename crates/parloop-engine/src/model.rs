@@ -13,7 +13,7 @@ use parloop_model::{Checkpoint, Extras, ModelConfig, Stops, Tokenizer};
 use std::sync::Arc;
 
 /// One physical layer: its matrices, and as numbers its norms, biases and the weight of a query gate.
-pub(crate) type Layer = LayerParts<Weights, Vec<f32>>;
+pub type Layer = LayerParts<Weights, Vec<f32>>;
 
 /// A model's weights as the kernels use them. f32 and bf16 matrices stay where the checkpoint has them.
 pub struct Model {
@@ -211,6 +211,26 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The physical layers.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// `[d]`, the norm before the head.
+    pub fn final_norm(&self) -> &[f32] {
+        &self.final_norm
+    }
+
+    /// `[V, d]`
+    pub fn head(&self) -> &Weights {
+        &self.head
+    }
+
+    /// The rotary embedding.
+    pub fn rope(&self) -> &Rope {
+        &self.rope
     }
 
     /// The tokens that end a text.

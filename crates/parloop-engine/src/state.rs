@@ -59,9 +59,7 @@ impl Engine {
             self.restore(sequence, Want::Last, &Prefill::default())?;
         } else {
             sequence.check_shape(self.model.config(), self.kv_type)?;
-            self.x.clear();
-            self.x.extend_from_slice(&sequence.last);
-            self.head(0..1);
+            self.last_logits(std::iter::once(&*sequence));
         }
         Ok(self.turn_logits(0))
     }

@@ -3,7 +3,7 @@
 //! Decode, prefill, rebuilding and scoring are planners that fill turns ([`step`](crate::step), `prefill`);
 //! none of them pushes rows itself.
 
-use crate::pass::Row;
+use crate::device::Row;
 use crate::prompt::Next;
 use crate::{Engine, Error, Prompt, Result, Sequence, Want};
 use std::ops::Range;
@@ -106,7 +106,9 @@ impl Engine {
     pub(crate) fn finish(&mut self, work: &mut [Work<'_>], mut observer: Option<&mut dyn Observer>) -> Result<()> {
         let states = observer.as_ref().is_some_and(|o| o.wants_states());
         let mut outcomes: Vec<Outcome> = work.iter().map(|_| Outcome::Waits).collect();
+        let mut earlier = 0;
         while !outcomes.iter().all(|o| matches!(o, Outcome::Done(_))) {
+            earlier = outcomes.iter().filter(|o| matches!(o, Outcome::Done(_))).count();
             let mut runs = Vec::with_capacity(work.len());
             for (i, one) in work.iter_mut().enumerate().filter(|(i, _)| !matches!(outcomes[*i], Outcome::Done(_))) {
                 match self.plan(one, usize::MAX, true, states) {
@@ -129,7 +131,24 @@ impl Engine {
                 progress(now, all);
             }
         }
+        // Some took more turns than others, such as those that were cut and had to be rebuilt: all logits together again.
+        if earlier > 0 {
+            self.last_logits(work.iter().filter(|w| w.prompt.want() == Want::Last).map(|w| &*w.sequence));
+        }
         Ok(())
+    }
+
+    /// The logits that follow the last outputs of some sequences, in their order.
+    pub(crate) fn last_logits<'a>(&mut self, sequences: impl Iterator<Item = &'a Sequence>) {
+        self.x.clear();
+        let mut count = 0;
+        for sequence in sequences {
+            self.x.extend_from_slice(&sequence.last);
+            count += 1;
+        }
+        if count > 0 {
+            self.head(0..count);
+        }
     }
 
     /// The next rows of some work, with room made for their keys and values.
@@ -182,19 +201,14 @@ impl Engine {
             }
         }
         finished.sort_unstable();
-        self.x.clear();
         let mut count = 0;
-        for i in finished {
-            let wanted = work[i].prompt.want() == Want::Last;
-            outcomes[i] = Outcome::Done(wanted.then_some(count));
-            if wanted {
-                self.x.extend_from_slice(&work[i].sequence.last);
-                count += 1;
-            }
+        for i in &finished {
+            let wanted = work[*i].prompt.want() == Want::Last;
+            outcomes[*i] = Outcome::Done(wanted.then_some(count));
+            count += usize::from(wanted);
         }
-        if count > 0 {
-            self.head(0..count);
-        }
+        let wanted = finished.iter().filter(|i| work[**i].prompt.want() == Want::Last);
+        self.last_logits(wanted.map(|i| &*work[*i].sequence));
     }
 
     /// The rows of some runs and their inputs, ordered by loop, work and position.

@@ -4,8 +4,9 @@
 mod common;
 
 use common::{continuation, engine, length, tokens};
-use parloop_engine::{Engine, Generation, Model, Observer, Passes, Prefill, PrefixCache, SampleOptions, Sequence};
-use parloop_engine::{continue_from, generate, generate_cached};
+use parloop_engine::{
+    Engine, Error, Generation, Generator, Model, Observer, Passes, Prefill, PrefixCache, SampleOptions, Sequence,
+};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
 use parloop_testing::{Rng, checkpoint, config, config_with};
@@ -346,31 +347,63 @@ fn generation_from_a_cache_or_a_kept_sequence_is_the_same_text() {
             passes: Passes::Auto,
             ignore_end: true,
         };
-        let mut whole = Vec::new();
-        let each = |out: &mut Vec<u32>, t: u32| {
-            out.push(t);
-            true
-        };
-        generate(&mut engine, &prompt, &options, |t| each(&mut whole, t)).unwrap();
+        let mut fresh = engine.sequence();
+        let whole = written(&mut engine, &mut fresh, &prompt, &options).unwrap();
         let mut cache = PrefixCache::new(&config, engine.kv_type(), usize::MAX).unwrap();
         for _ in 0..2 {
-            let mut again = Vec::new();
-            generate_cached(&mut engine, &mut cache, &prompt, &options, |t| each(&mut again, t)).unwrap();
+            let (mut sequence, _) = cache.prefill(&mut engine, &prompt, &options.prefill).unwrap();
+            let again = written(&mut engine, &mut sequence, &[], &options).unwrap();
+            cache.insert(&sequence);
             assert_eq!((again, cache.len()), (whole.clone(), 2));
         }
         let full = [&prompt[..], &whole].concat();
         // The last token is the first of whatever follows.
         assert_eq!(cache.lookup(&full).map(|(s, held)| (s.len(), held)), Some((54, 54)));
-        let (mut sequence, mut parts) = (engine.sequence(), Vec::new());
+        let mut sequence = engine.sequence();
         let first = Generation { tokens: 10, ..options.clone() };
-        continue_from(&mut engine, &mut sequence, &prompt, &first, |t| each(&mut parts, t)).unwrap();
+        let mut parts = written(&mut engine, &mut sequence, &prompt, &first).unwrap();
         assert_eq!(sequence.tokens(), &full[..39]);
         let second = Generation { tokens: 15, ..options };
-        continue_from(&mut engine, &mut sequence, &full[39..40], &second, |t| each(&mut parts, t)).unwrap();
+        parts.extend(written(&mut engine, &mut sequence, &full[39..40], &second).unwrap());
         assert_eq!((parts, sequence.tokens()), (whole, &full[..54]));
-        let empty = continue_from(&mut engine, &mut Sequence::new(&config, KvType::F32), &[], &second, |_| true);
+        let empty = written(&mut engine, &mut Sequence::new(&config, KvType::F32), &[], &second);
         assert!(empty.unwrap_err().to_string().contains("no tokens"));
     }
+}
+
+/// One of a batch was cut and must be rebuilt, so it takes more turns than the other: both get their logits.
+#[test]
+fn a_batch_with_a_sequence_that_was_cut_is_each_of_them_alone() {
+    for seed in 0..20 {
+        let rng = &mut Rng(seed);
+        let mut engine = random_engine(rng);
+        let config = engine.model().config().clone();
+        let mut pair = [engine.sequence(), engine.sequence()];
+        for sequence in &mut pair {
+            let prompt = tokens(rng, &config, 40);
+            engine.prefill(sequence, &prompt, &Prefill::default()).unwrap();
+        }
+        let cut = rng.range(0, 1);
+        pair[cut].truncate(rng.range(1, 39));
+        let mut alone = pair.clone();
+        let next = tokens(rng, &config, 2);
+        let [a, b] = &mut pair;
+        let logits = engine.step(&mut [a, b], &next, Passes::Auto).unwrap().to_vec();
+        for (i, sequence) in alone.iter_mut().enumerate() {
+            let expected = engine.step(&mut [sequence], &next[i..=i], Passes::Auto).unwrap();
+            assert!(expected == &logits[i * config.vocab_size..][..config.vocab_size], "seed {seed}, sequence {i}");
+        }
+    }
+}
+
+/// The tokens that follow a prompt.
+fn written(
+    engine: &mut Engine,
+    sequence: &mut Sequence,
+    prompt: &[u32],
+    options: &Generation,
+) -> Result<Vec<u32>, Error> {
+    Generator::new(engine, sequence, prompt, options)?.map(|token| Ok(token?.id)).collect()
 }
 
 /// The refusal of a file's bytes.

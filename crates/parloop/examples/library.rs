@@ -1,6 +1,6 @@
 //! The six things that a user of the library does. `docs/library.md` explains them; a test holds the two together.
 
-use parloop::engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, generate, score};
+use parloop::engine::{Engine, Generation, Generator, Model, Passes, Prefill, SampleOptions, score};
 use parloop::model::checkpoint::{CheckpointWriter, TensorCopy};
 use parloop::model::{Checkpoint, DType, tensors};
 use std::path::Path;
@@ -27,12 +27,15 @@ fn write(engine: &mut Engine, prompt: &str, tokens: usize) -> Result<String> {
         passes: Passes::Auto,
         ignore_end: false,
     };
-    let mut ids = Vec::new();
-    generate(engine, &tokenizer.encode(prompt)?, &options, |id| {
-        ids.push(id);
-        true
-    })?;
-    Ok(tokenizer.decode(&ids)?)
+    let mut sequence = engine.sequence();
+    let stream = tokenizer.stream();
+    let mut tokens = Generator::new(engine, &mut sequence, &tokenizer.encode(prompt)?, &options)?.text(stream);
+    let mut text = String::new();
+    // A token's text is what can be shown for certain; what was held back comes last.
+    for token in &mut tokens {
+        text += &token?.text;
+    }
+    Ok(text + &tokens.rest())
 }
 
 // score

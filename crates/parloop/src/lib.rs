@@ -1,7 +1,7 @@
 //! parloop as a library: the crates behind the command, under one name.
 //!
 //! ```
-//! use parloop::engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, generate};
+//! use parloop::engine::{Engine, Generation, Generator, Model, Passes, Prefill, SampleOptions};
 //!
 //! let model = std::sync::Arc::new(Model::new(&parloop::builtin::checkpoint()?)?);
 //! let mut engine = Engine::new(model.clone(), Some(1))?;
@@ -14,11 +14,10 @@
 //!     passes: Passes::Auto,
 //!     ignore_end: false,
 //! };
-//! let mut text = tokenizer.stream();
-//! generate(&mut engine, &prompt, &options, |token| {
-//!     print!("{}", text.push(token).unwrap_or_default());
-//!     true
-//! })?;
+//! let mut sequence = engine.sequence();
+//! for token in Generator::new(&mut engine, &mut sequence, &prompt, &options)?.text(tokenizer.stream()) {
+//!     print!("{}", token?.text);
+//! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]

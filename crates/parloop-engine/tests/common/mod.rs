@@ -1,6 +1,8 @@
 //! What the property tests share; each uses a part of it.
 #![allow(dead_code)]
 
+pub mod naive;
+
 use parloop_engine::{Engine, Model, Passes, Sequence};
 use parloop_kernels::Isa;
 use parloop_model::ModelConfig;

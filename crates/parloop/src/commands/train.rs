@@ -6,7 +6,7 @@ mod progress;
 use anyhow::{Context, Result};
 use clap::Args;
 use flags::{Flags, Given};
-use parloop_engine::{Engine, Generation, Model, Passes, Prefill, SampleOptions, generate};
+use parloop_engine::{Engine, Generation, Generator, Model, Passes, Prefill, SampleOptions};
 use parloop_model::Checkpoint;
 use parloop_train::{Hooks, Snapshot, TrainJob, train as run};
 use progress::Progress;
@@ -120,10 +120,8 @@ fn sample(snapshot: &Snapshot<'_>) -> Result<String> {
         passes: Passes::Auto,
         ignore_end: true,
     };
-    let mut ids = Vec::new();
-    generate(&mut engine, snapshot.prompt, &options, |token| {
-        ids.push(token);
-        true
-    })?;
+    let mut sequence = engine.sequence();
+    let tokens = Generator::new(&mut engine, &mut sequence, snapshot.prompt, &options)?;
+    let ids = tokens.map(|token| Ok(token?.id)).collect::<Result<Vec<u32>>>()?;
     Ok(snapshot.tokenizer.decode(&ids)?)
 }

@@ -147,13 +147,20 @@ impl Tile<'_> {
         unsafe {
             let mut acc = [[_mm256_setzero_ps(); R]; L];
             let mut k = 0;
-            while k + STEP <= width {
+            // Two steps a turn, a line of memory, so that one fetch serves them without a test: with a test in the loop
+            // the compiler kept the sums in memory.
+            while k + 2 * STEP <= width {
                 for i in 0..L {
                     let at = w[i].add(2 * k);
-                    if k % (2 * STEP) == 0 {
-                        Avx2::prefetch(at.wrapping_add(AHEAD));
-                    }
+                    Avx2::prefetch(at.wrapping_add(AHEAD));
                     self.step(&mut acc[i], widen(at), k);
+                    self.step(&mut acc[i], widen(at.add(2 * STEP)), k + STEP);
+                }
+                k += 2 * STEP;
+            }
+            if k + STEP <= width {
+                for i in 0..L {
+                    self.step(&mut acc[i], widen(w[i].add(2 * k)), k);
                 }
                 k += STEP;
             }
