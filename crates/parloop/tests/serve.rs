@@ -46,6 +46,8 @@ fn it_answers_and_ends_when_it_is_told_to() {
 fn what_cannot_be_served_is_one_sentence() {
     for (arguments, word) in [
         (&["--host", "0.0.0.0", "--port", "0"][..], "--api-key"),
+        (&["--port", "0", "--api-key", ""], "--api-key"),
+        (&["--port", "0", "--alias", ""], "--alias"),
         (&["--port", "0", "--rows", "0"], "0 rows"),
         (&["--port", "0", "--kv-budget", "10"], "--kv-budget"),
         (&["--port", "0", "--host", "256.0.0.1", "--no-key"], "cannot listen"),

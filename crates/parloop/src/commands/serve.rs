@@ -68,6 +68,11 @@ pub struct Serve {
 const SHARE: usize = 2;
 
 pub fn serve(args: &Serve) -> Result<()> {
+    ensure!(
+        args.api_key.as_deref() != Some(""),
+        "--api-key (or PARLOOP_API_KEY) is empty, which would keep nobody out: give a key, or leave it out"
+    );
+    ensure!(args.alias.as_deref() != Some(""), "--alias is empty, so that no request could name the model: give a name");
     let checkpoint = args.model.open()?;
     tokenizer(&checkpoint)?;
     let template = match &args.template {
@@ -93,7 +98,7 @@ pub fn serve(args: &Serve) -> Result<()> {
         host: args.host.clone(),
         port: args.port,
         name: name.clone(),
-        key: args.api_key.clone().filter(|key| !key.is_empty()),
+        key: args.api_key.clone(),
         no_key: args.no_key,
         limits: Limits { rows: args.rows, running: args.parallel, cache: budget / 2 },
         most: args.max_open,
