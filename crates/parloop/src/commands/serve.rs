@@ -72,7 +72,10 @@ pub fn serve(args: &Serve) -> Result<()> {
         args.api_key.as_deref() != Some(""),
         "--api-key (or PARLOOP_API_KEY) is empty, which would keep nobody out: give a key, or leave it out"
     );
-    ensure!(args.alias.as_deref() != Some(""), "--alias is empty, so that no request could name the model: give a name");
+    ensure!(
+        args.alias.as_deref() != Some(""),
+        "--alias is empty, so that no request could name the model: give a name"
+    );
     let checkpoint = args.model.open()?;
     tokenizer(&checkpoint)?;
     let template = match &args.template {
