@@ -13,6 +13,23 @@ pub struct Output {
     pub states: Vec<Vec<Vec<f32>>>,
 }
 
+/// What one head does at one position of a loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Attended<'a> {
+    /// Loop, 0-based.
+    pub r: usize,
+    /// Layer.
+    pub layer: usize,
+    /// Query head.
+    pub head: usize,
+    /// Position.
+    pub t: usize,
+    /// Weights of the (global) softmax over positions `0..=t`.
+    pub weights: &'a [f32],
+    /// The gate that multiplies the global branch, where there is one.
+    pub gate: Option<f32>,
+}
+
 /// A `[out, in]` matrix in f32.
 struct Matrix {
     width: usize,
@@ -75,8 +92,16 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|s| *s /= sum);
 }
 
-/// `softmax(q . K[first..=t]) V[first..=t]` for one head; `keys[j]` and `values[j]` belong to position j.
-fn attend(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], head: usize, first: usize, t: usize) -> Vec<f32> {
+/// `softmax(q . K[first..=t]) V[first..=t]` for one head, and the weights of the softmax; `keys[j]` and `values[j]` belong
+/// to position j.
+fn attend(
+    q: &[f32],
+    keys: &[Vec<f32>],
+    values: &[Vec<f32>],
+    head: usize,
+    first: usize,
+    t: usize,
+) -> (Vec<f32>, Vec<f32>) {
     let d = q.len();
     let of = |row: &Vec<f32>| row[head * d..(head + 1) * d].to_vec();
     let mut scores: Vec<f32> = (first..=t).map(|j| dot(q, &of(&keys[j])) / (d as f32).sqrt()).collect();
@@ -85,7 +110,7 @@ fn attend(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], head: usize, first:
     for (p, j) in scores.iter().zip(first..) {
         y.iter_mut().zip(of(&values[j])).for_each(|(y, v)| *y += p * v);
     }
-    y
+    (y, scores)
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -138,6 +163,14 @@ impl Reference {
     /// # Errors
     /// There are no ids, too many, or one outside the vocabulary.
     pub fn forward(&self, ids: &[u32]) -> Result<Output> {
+        self.forward_watched(ids, &mut |_| {})
+    }
+
+    /// [`Reference::forward`], with every head told to `watch`.
+    ///
+    /// # Errors
+    /// As [`Reference::forward`].
+    pub fn forward_watched(&self, ids: &[u32], watch: &mut dyn FnMut(Attended<'_>)) -> Result<Output> {
         self.config.check_tokens(ids)?;
         let (recipe, eps) = (&self.config.recipe, self.config.rms_norm_eps);
         let embedding: Vec<&[f32]> = ids.iter().map(|id| self.embedding.row(*id as usize)).collect();
@@ -149,8 +182,8 @@ impl Reference {
                 let before = if recipe.norm { &states[r - 1] } else { &x };
                 x = (0..ids.len()).map(|t| self.loop_input(embedding[t], before, t)).collect();
             }
-            for (layer, cache) in self.layers.iter().zip(&mut shared) {
-                self.block(layer, cache, &mut x, r);
+            for (n, cache) in shared.iter_mut().enumerate() {
+                self.block(n, cache, &mut x, r, watch);
             }
             states.push(x.iter().map(|x| rms_norm(x, &self.final_norm, eps)).collect());
         }
@@ -190,9 +223,9 @@ impl Reference {
         x
     }
 
-    /// One block over all positions, in loop `r` (0-based).
-    fn block(&self, layer: &Layer, shared: &mut Cache, x: &mut [Vec<f32>], r: usize) {
-        let c = &self.config;
+    /// Block `n` over all positions, in loop `r` (0-based).
+    fn block(&self, n: usize, shared: &mut Cache, x: &mut [Vec<f32>], r: usize, watch: &mut dyn FnMut(Attended<'_>)) {
+        let (c, layer) = (&self.config, &self.layers[n]);
         let (eps, head_dim) = (c.rms_norm_eps, c.head_dim);
         let group = c.num_attention_heads / c.num_key_value_heads;
         let turned = |m: &Linear<Matrix, Vec<f32>>, norm: &Option<Vec<f32>>, u: &[Vec<f32>]| -> Vec<Vec<f32>> {
@@ -224,16 +257,19 @@ impl Reference {
             let mut y = Vec::with_capacity(c.query_width());
             for h in 0..c.num_attention_heads {
                 let q = &q[t][h * head_dim..(h + 1) * head_dim];
-                let mut head = attend(q, &global.k, &global.v, h / group, 0, t);
+                let mut opened = None;
+                let (mut head, weights) = attend(q, &global.k, &global.v, h / group, 0, t);
                 if let (true, Some(local), Some(gate)) = (later_shared, c.recipe.local, &layer.gate) {
                     let score = match gate {
                         Gate::Hidden { weight, norm, .. } => dot(weight.row(h), &rms_norm(&x[t], norm, eps)),
                         Gate::Query { weight, .. } => dot(&weight[h * head_dim..(h + 1) * head_dim], q),
                     };
                     let g = sigmoid(score + gate.bias()[h]);
-                    let near = attend(q, &own.k, &own.v, h / group, t.saturating_sub(local.left), t);
+                    opened = Some(g);
+                    let (near, _) = attend(q, &own.k, &own.v, h / group, t.saturating_sub(local.left), t);
                     head.iter_mut().zip(near).for_each(|(y, near)| *y = g * *y + (1.0 - g) * near);
                 }
+                watch(Attended { r, layer: n, head: h, t, weights: &weights, gate: opened });
                 y.extend(head);
             }
             add(&mut x[t], &joined(&layer.attention_out_norm, layer.o.of(&y)));

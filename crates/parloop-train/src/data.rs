@@ -1,14 +1,18 @@
-//! Text in, token windows out.
+//! Text in, token windows out; or examples in, and only their answers count.
 //!
 //! A source (one file, or a folder's files in sorted order) is tokenised once into a token file, which later runs
 //! find again by a key over the tokenizer and the source's sizes and times. The last part of the text is kept for
 //! validation. Windows are drawn by (seed, step), so that a resumed run sees what an uninterrupted one would.
 
 mod batches;
+mod examples;
+mod feed;
 mod source;
 mod tokens;
 
 pub use batches::{Batch, Windows};
+pub use examples::{Examples, IGNORED};
+pub use feed::Feed;
 pub use source::Source;
 pub use tokens::TokenFile;
 pub(crate) use tokens::tokenizer_hash;

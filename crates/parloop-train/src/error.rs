@@ -83,6 +83,19 @@ pub enum Error {
         /// The folder to be written.
         out: PathBuf,
     },
+    /// An example cannot be trained on.
+    #[error("{}, item {item}: {message}", path.display())]
+    Example {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        item: usize,
+        /// What was found, what was expected.
+        message: String,
+    },
+    /// A file of examples cannot be read.
+    #[error(transparent)]
+    Task(#[from] parloop_eval::Error),
     /// The text has no window of the length asked for.
     #[error("{}: gives {tokens} training tokens, but a window of {context} needs {}: add text or lower `context`",
         path.display(), context + 1)]

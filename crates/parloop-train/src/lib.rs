@@ -64,7 +64,6 @@ mod block;
 mod error;
 mod host;
 mod ops;
-mod rng;
 
 pub use error::{Error, Result};
 pub use model::LoopModel;

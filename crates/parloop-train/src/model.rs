@@ -1,6 +1,7 @@
 //! The recipe as a Burn module: ids `[B, T]` to logits `[B, T, V]`.
 
 use crate::block::Block;
+use crate::data::IGNORED;
 use crate::ops::{self, Pass};
 use crate::{Error, Result};
 use burn::module::{Module, Param};
@@ -48,7 +49,8 @@ impl LoopModel {
         (logits, states.into_iter().map(|s| s.reshape([batch, time, self.config.hidden_size])).collect())
     }
 
-    /// Mean next-token cross-entropy of the last loop in nats, `[1]`. `targets[b, t]` follows `ids[b, t]`.
+    /// Mean cross-entropy of the last loop in nats, `[1]`. `targets[b, t]` is asked for after `ids[b, t]`; a negative one
+    /// is not asked for and does not count ([`LoopModel::targets`]).
     pub fn loss(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
         let [batch, time] = ids.dims();
         let (last, _) = self.loops(ids, false);
@@ -117,12 +119,25 @@ impl LoopModel {
         }
     }
 
+    /// Targets as a tensor `[batch, time]` on the model's device: -1 where nothing is asked ([`IGNORED`]).
+    ///
+    /// # Errors
+    /// As [`LoopModel::ids`].
+    pub fn targets(&self, targets: &[u32], batch: usize, time: usize) -> Result<Tensor<2, Int>> {
+        self.tensor(targets, batch, time, Some(IGNORED))
+    }
+
     /// Ids as a tensor `[batch, time]` on the model's device.
     ///
     /// # Errors
     /// The number of ids is not batch x time, or an id is outside the vocabulary.
     pub fn ids(&self, ids: &[u32], batch: usize, time: usize) -> Result<Tensor<2, Int>> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
+        self.tensor(ids, batch, time, None)
+    }
+
+    fn tensor(&self, ids: &[u32], batch: usize, time: usize, ignored: Option<u32>) -> Result<Tensor<2, Int>> {
+        let is_wrong = |id: u32| id as usize >= self.config.vocab_size && Some(id) != ignored;
+        if let Some(id) = ids.iter().find(|id| is_wrong(**id)) {
             return Err(Error::Model(parloop_model::Error::Input(format!(
                 "token id {id} is outside the vocabulary: ids run from 0 to {}",
                 self.config.vocab_size - 1
@@ -134,7 +149,7 @@ impl LoopModel {
                 ids.len()
             ))));
         }
-        let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        let ids: Vec<i64> = ids.iter().map(|id| if Some(*id) == ignored { -1 } else { i64::from(*id) }).collect();
         Ok(Tensor::from_data(TensorData::new(ids, [batch, time]), &self.device()))
     }
 }

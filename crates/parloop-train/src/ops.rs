@@ -195,12 +195,13 @@ pub(crate) fn shared_attention(rows: Tensor<2>, first: Tensor<2>, gate: Option<T
 }
 
 /// Mean over the rows of `-log softmax(x W)[target]`, computed from shifted logits; `[1]`, in nats. The head W is
-/// `[d, V]`, or (tied) the embedding `[V, d]`.
+/// `[d, V]`, or (tied) the embedding `[V, d]`. Rows with a negative target count neither in the sum nor in the mean.
 pub(crate) fn head_loss(x: Tensor<2>, head: Tensor<2>, tied: bool, targets: Tensor<1, Int>) -> Tensor<1> {
     let [a, b] = head.dims();
     let (d, vocabulary) = if tied { (b, a) } else { (a, b) };
     if let Some(inputs) = inputs!(x, head) {
-        let targets = Arc::new(targets.clone().into_data().iter::<i64>().map(|t| t as usize).collect());
+        let asked = |t: i64| usize::try_from(t).ok();
+        let targets = Arc::new(targets.clone().into_data().iter::<i64>().map(asked).collect());
         let op = fused::loss::HeadLoss { d, vocabulary, tied, targets };
         if let Some(loss) = fused::apply(op, inputs, [1]) {
             return loss;

@@ -4,7 +4,7 @@
 use crate::Result;
 use crate::host::host;
 use crate::model::LoopModel;
-use crate::rng::Rng;
+use parloop_eval::Rng;
 
 /// Continues `prompt` by `count` ids. Temperature 0 takes the most likely id; a prompt longer than the model's
 /// context is seen through its last tokens only.

@@ -10,7 +10,7 @@ pub use evaluate::Validation;
 pub use events::{Event, Hooks, Observer, Sampler, Snapshot};
 pub use report::LogRow;
 
-use crate::data::Windows;
+use crate::data::{Batch, Feed};
 use crate::host::host;
 use crate::model::LoopModel;
 use crate::optim::{AdamW, Gradients, Schedule, Shape};
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TrainJob {
-    /// A UTF-8 text file, or a folder of such files.
+    /// A UTF-8 text file or a folder of such files, or a file of examples (`.jsonl`), of which only the answers count.
     pub data: PathBuf,
     /// Folder for checkpoints, log and token file; created if needed.
     pub out: PathBuf,
@@ -75,7 +75,7 @@ struct Run<'a> {
     options: &'a TrainOptions,
     out: PathBuf,
     tokenizer: Tokenizer,
-    windows: Windows,
+    feed: Feed,
     model: LoopModel,
     optimiser: AdamW,
     /// Steps taken.
@@ -104,8 +104,8 @@ impl Run<'_> {
         hooks.tell(&Event::Started {
             config: self.model.config(),
             options,
-            train_tokens: self.windows.tokens().train(),
-            val_tokens: self.windows.tokens().val(),
+            train_tokens: self.feed.tokens().0,
+            val_tokens: self.feed.tokens().1,
             step: self.step,
         });
         let mut since = (self.step, Duration::ZERO);
@@ -125,8 +125,7 @@ impl Run<'_> {
             let due = |every: usize| every > 0 && step.is_multiple_of(every);
             let evaluate = last || due(options.eval_every);
             if evaluate {
-                validation =
-                    evaluate::validate(&self.model.valid(), &self.windows, options.eval_batches)?.or(validation);
+                validation = evaluate::validate(&self.model.valid(), &self.feed, options.eval_batches)?.or(validation);
             }
             if due(options.log_every) || last || evaluate || self.step == first + 1 {
                 let time = (self.training - since.1).as_secs_f64();
@@ -140,7 +139,7 @@ impl Run<'_> {
                     tokens: self.tokens(),
                     tokens_per_second: tokens as f64 / time.max(1e-9),
                     val_loss: validation.filter(|_| evaluate).map(|v| v.nats_per_token),
-                    val_bits_per_byte: validation.filter(|_| evaluate).map(|v| v.bits_per_byte),
+                    val_bits_per_byte: validation.filter(|_| evaluate).and_then(|v| v.bits_per_byte),
                 };
                 self.log.write(&row)?;
                 hooks.tell(&Event::Logged(&row));
@@ -183,12 +182,17 @@ impl Run<'_> {
     /// One optimiser step: the mean loss over its batches, and the gradient's norm before clipping.
     fn one_step(&mut self, rate: f64) -> Result<(f64, f64)> {
         let (batches, mut total, mut sum) = (self.options.batches_per_step(), 0.0, None::<Gradients>);
-        for micro in 0..batches {
-            let first = if self.options.overfit_one_batch { 0 } else { self.step * batches };
-            let batch = self.windows.train((first + micro) as u64);
+        let first = if self.options.overfit_one_batch { 0 } else { self.step * batches };
+        let all: Vec<Batch> = (0..batches).map(|micro| self.feed.train((first + micro) as u64)).collect();
+        let asked: usize = all.iter().map(Batch::asked).sum();
+        for batch in all {
             let ids = self.model.ids(&batch.ids, batch.batch, batch.time)?;
-            let targets = self.model.ids(&batch.targets, batch.batch, batch.time)?;
-            let loss = self.model.loss(ids, targets);
+            let targets = self.model.targets(&batch.targets, batch.batch, batch.time)?;
+            let mut loss = self.model.loss(ids, targets);
+            // The mean over a step is over all that it asks, however it is spread over its batches.
+            if batch.asked() * batches != asked {
+                loss = loss.mul_scalar((batch.asked() * batches) as f64 / asked.max(1) as f64);
+            }
             let grads = Gradients::of(&self.model, &loss);
             total += f64::from(host(loss)[0]);
             match &mut sum {
@@ -218,7 +222,7 @@ impl Run<'_> {
     fn sample(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
         let options = self.options;
         let prompt = match options.sample_prompt.as_str() {
-            "" => self.windows.opening(16),
+            "" => self.feed.opening(16),
             text => self.tokenizer.encode(text)?,
         };
         let weights = hooks.sampler.as_ref().map(|_| self.model.to_tensors()).unwrap_or_default();

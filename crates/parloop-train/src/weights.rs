@@ -7,10 +7,10 @@
 use crate::block::{Block, Gate};
 use crate::host::host;
 use crate::model::LoopModel;
-use crate::rng::Rng;
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use parloop_eval::Rng;
 use parloop_model::layer::{self, FeedForward, LayerParts};
 use parloop_model::tensors::{self, Role, Spec};
 use parloop_model::{Checkpoint, GateKind, ModelConfig};
@@ -232,15 +232,15 @@ impl LoopModel {
         Self::from_tensors(checkpoint.config(), &weights, device)
     }
 
-    /// A model to be trained from scratch. Matrices and the embedding are normal with standard deviation 0.02, those
-    /// that write to the residual stream 0.02 / sqrt(2 N) (GPT-2, section 2.3); norms are 1; gates start at zero, so
-    /// that both branches weigh the same. Each tensor draws from a stream of its own.
+    /// A model to be trained from scratch. Matrices and the embedding are normal with standard deviation `std`, those
+    /// that write to the residual stream std / sqrt(2 N) (GPT-2, section 2.3, with 0.02); norms are 1; gates start at
+    /// zero, so that both branches weigh the same. Each tensor draws from a stream of its own.
     ///
     /// # Errors
     /// The configuration is invalid.
-    pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+    pub fn init(config: &ModelConfig, std: f64, seed: u64, device: &Device) -> Result<Self> {
         trainable(config)?;
-        let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
+        let residual = std / (2.0 * config.num_hidden_layers as f64).sqrt();
         let weights: Vec<NamedTensor> = tensors::expected(config)
             .into_iter()
             .enumerate()
@@ -249,7 +249,7 @@ impl LoopModel {
                 let std = if spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight") {
                     residual
                 } else {
-                    0.02
+                    std
                 };
                 let values = match spec.role {
                     Role::Norm => vec![1.0; spec.elements()],

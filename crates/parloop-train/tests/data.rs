@@ -225,3 +225,70 @@ fn two_runs_do_not_write_into_one_folder() {
     let message = run(&job(&place, "out", small("vanilla", 1))).unwrap_err().to_string();
     assert!(message.contains("another run"), "{message}");
 }
+
+/// Lines of examples: what is asked is the id before, doubled.
+fn examples(count: u32) -> String {
+    (0..count)
+        .map(|i| {
+            let ids: Vec<u32> = (0..3 + i % 3).map(|t| (i * 7 + t * 5) % 50).collect();
+            let targets: Vec<Option<u32>> =
+                ids.iter().enumerate().map(|(t, _)| (t > 0).then(|| 2 * ids[t.saturating_sub(1)])).collect();
+            serde_json::json!({ "ids": ids, "targets": targets }).to_string() + "\n"
+        })
+        .collect()
+}
+
+fn read_examples(path: &std::path::Path, seed: u64) -> parloop_train::Result<parloop_train::data::Examples> {
+    parloop_train::data::Examples::read(path, &Tokenizer::Bytes, 0.1, 8, 4, seed)
+}
+
+#[test]
+fn every_example_comes_once_an_epoch_and_validation_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("examples.jsonl");
+    std::fs::write(&path, examples(40)).unwrap();
+    let data = read_examples(&path, 3).unwrap();
+    let row = |batch: &parloop_train::data::Batch, i: usize| batch.ids[i * batch.time..(i + 1) * batch.time].to_vec();
+    let epoch = |first: u64| {
+        let batches = (first..first + 9).map(|index| data.train(index));
+        let rows = batches.flat_map(|batch| (0..4).map(|i| (row(&batch, i)[0], row(&batch, i)[1])).collect::<Vec<_>>());
+        rows.collect::<Vec<_>>()
+    };
+    let (one, two) = (epoch(0), epoch(9));
+    assert_ne!(one, two);
+    let sorted = |mut rows: Vec<(u32, u32)>| {
+        rows.sort_unstable();
+        rows
+    };
+    assert_eq!(sorted(one.clone()), sorted(two));
+    let all = sorted((0..36).map(|i| (i * 7 % 50, (i * 7 + 5) % 50)).collect());
+    assert_eq!(sorted(one), all);
+    assert_eq!(data.train(5), read_examples(&path, 3).unwrap().train(5));
+    assert_ne!(data.train(5), read_examples(&path, 4).unwrap().train(5));
+    let held: usize = data.validation(9).iter().map(|batch| batch.batch).sum();
+    assert_eq!(held, 4);
+    // What fills up a batch asks nothing.
+    for batch in (0..9).map(|index| data.train(index)) {
+        assert!((0..4).all(|i| batch.targets[i * batch.time] == parloop_train::data::IGNORED));
+        assert_eq!(batch.asked(), batch.targets.iter().filter(|t| **t != parloop_train::data::IGNORED).count());
+    }
+}
+
+#[test]
+fn examples_that_cannot_be_trained_on_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("examples.jsonl");
+    for (line, words) in [
+        (r#"{"prompt":"a","choices":["b","c"],"label":0}"#, "item 2: has choices"),
+        (r#"{"ids":[1,2,3,4,5,6,7,8,9],"targets":[1,2,3,4,5,6,7,8,9]}"#, "item 2: has 9 tokens"),
+        (r#"{"ids":[300],"targets":[1]}"#, "item 2: has id 300"),
+        (r#"{"ids":[1],"targets":[300]}"#, "item 2: has id 300"),
+        ("{", "line 2"),
+    ] {
+        std::fs::write(&path, format!("{{\"prompt\":\"2+2=\",\"answer\":\"4\"}}\n{line}\n")).unwrap();
+        let message = read_examples(&path, 1).unwrap_err().to_string();
+        assert!(message.contains(words) && message.contains("examples.jsonl"), "{message}");
+    }
+    std::fs::write(&path, "{\"prompt\":\"2+2=\",\"answer\":\"4\"}\n").unwrap();
+    assert!(read_examples(&path, 1).unwrap_err().to_string().contains("no example to train on"));
+}

@@ -7,6 +7,7 @@ mod common;
 use burn::tensor::Device;
 use common::models::{ids, models, numbers, weights};
 use parloop_model::ModelConfig;
+use parloop_train::data::IGNORED;
 use parloop_train::{LoopModel, NamedTensor};
 use proptest::prelude::*;
 
@@ -64,6 +65,53 @@ proptest! {
             for (a, b) in found.values.iter().zip(&expected.values) {
                 let allowed = 1e-3 * largest + 1e-6 * of_all;
                 prop_assert!((a - b).abs() <= allowed, "{}: {a} {b}, largest {largest} of {of_all}", found.name);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(parloop_testing::cases(24))]
+
+    #[test]
+    fn what_is_not_asked_does_not_count(
+        model in models(windows(), LONGEST), time in 2usize..70, batch in 1usize..4, seed in any::<u64>(),
+    ) {
+        let (config, weight_seed) = &model;
+        let rows = batch * time;
+        let wanted: Vec<u32> = ids(seed / 3 + 1, rows);
+        // Two ways to ask for some and not for others, of which each position is in one.
+        let first = |i: usize| (seed >> (i % 60)) & 1 == 0 || i == 0;
+        let ask = |part: bool| -> Vec<u32> {
+            wanted.iter().enumerate().map(|(i, id)| if first(i) == part { *id } else { IGNORED }).collect()
+        };
+        let on = |device: &Device, targets: &[u32]| {
+            let model = LoopModel::from_tensors(config, &weights(config, *weight_seed), device).unwrap();
+            let ids = model.ids(&ids(seed, rows), batch, time).unwrap();
+            model.loss_and_gradients(ids, model.targets(targets, batch, time).unwrap())
+        };
+        let (fused, composed) = (Device::flex().autodiff(), composed());
+        let (whole, gradients) = on(&fused, &wanted);
+        let mut sum = 0.0;
+        let mut sums: Vec<Vec<f64>> = gradients.iter().map(|t| vec![0.0; t.values.len()]).collect();
+        for part in [true, false] {
+            let targets = ask(part);
+            let asked = targets.iter().filter(|t| **t != IGNORED).count();
+            let (loss, found) = on(&fused, &targets);
+            let (expected, _) = on(&composed, &targets);
+            prop_assert!((loss - expected).abs() <= 1e-5 * expected.abs().max(1e-3), "{loss} {expected}");
+            sum += f64::from(loss) * asked as f64;
+            for (sum, found) in sums.iter_mut().zip(&found) {
+                sum.iter_mut().zip(&found.values).for_each(|(s, g)| *s += f64::from(*g) * asked as f64);
+            }
+        }
+        // Sums over the parts are those over the whole, of the loss and of each gradient.
+        prop_assert!((sum / rows as f64 - f64::from(whole)).abs() <= 1e-5 * f64::from(whole));
+        let of_all = gradients.iter().flat_map(|t| &t.values).fold(0.0f32, |a, b| a.max(b.abs()));
+        for (sum, whole) in sums.iter().zip(&gradients) {
+            for (a, b) in sum.iter().zip(&whole.values) {
+                let a = a / rows as f64;
+                prop_assert!((a - f64::from(*b)).abs() <= 1e-4 * f64::from(of_all), "{}: {a} {b}", whole.name);
             }
         }
     }

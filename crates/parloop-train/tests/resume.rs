@@ -166,3 +166,49 @@ fn one_batch_can_be_learnt_by_heart() {
     assert_eq!((rows[0].lr, rows[1].lr, rows[14].lr), (5e-3, 1e-2, 1e-2));
     assert!(rows[20].lr < rows[15].lr);
 }
+
+/// Examples of several lengths, so that batches differ in what they ask.
+fn examples(place: &Place) -> std::path::PathBuf {
+    let path = place.path("examples.jsonl");
+    let line = |i: usize| {
+        format!("{{\"prompt\":\"{}=\",\"answer\":\"{}\"}}\n", "ab".repeat(1 + i % 5), "ba".repeat(1 + i % 3))
+    };
+    fs::write(&path, (0..50).map(line).collect::<String>()).unwrap();
+    path
+}
+
+#[test]
+fn a_run_over_examples_resumes_exactly_too() {
+    let place = Place::new();
+    let data = examples(&place);
+    let job = |out: &str, steps| parloop_train::TrainJob::new(&data, place.path(out), small("plt2", steps));
+    // Accumulation and a run that ends in the middle of an epoch.
+    let whole = run(&job("whole", 9)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut hooks = Hooks::new(&stop).observer(|event| {
+        if let Event::Saved { step: 4, .. } = event {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let part = train(&job("parts", 9), &mut hooks).unwrap();
+    drop(hooks);
+    assert_eq!((part.step, part.stopped), (4, true));
+    let rest = run(&job("parts", 9).resumed()).unwrap();
+    assert_eq!(weights(&whole.checkpoint), weights(&rest.checkpoint));
+    assert_eq!(whole.validation, rest.validation);
+    assert!(whole.validation.is_some_and(|v| v.bits_per_byte.is_none() && v.nats_per_token.is_finite()));
+    // Other examples are another run.
+    fs::write(&data, "{\"prompt\":\"a\",\"answer\":\"b\"}\n".repeat(50)).unwrap();
+    let message = run(&job("parts", 12).resumed()).unwrap_err().to_string();
+    assert!(message.contains("is not the text that the run was started with"), "{message}");
+}
+
+#[test]
+fn answers_are_learnt() {
+    let place = Place::new();
+    let data = examples(&place);
+    let options = with(small("plt2", 60), |o| (o.lr, o.eval_every, o.save_every) = (1e-2, 0, 0));
+    let summary = run(&parloop_train::TrainJob::new(&data, place.path("out"), options)).unwrap();
+    // Bytes at random cost ln 256 = 5.5 nats; of these answers only the length is uncertain.
+    assert!(summary.validation.unwrap().nats_per_token < 1.0, "{:?}", summary.validation);
+}

@@ -13,7 +13,7 @@ use crate::commands;
 use clap::{Parser, Subcommand};
 
 /// The version, the commit that it was built from, and what was built in.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PARLOOP_COMMIT"), env!("PARLOOP_FEATURES"));
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PARLOOP_COMMIT"), env!("PARLOOP_FEATURES"));
 
 /// Train, run and examine looped transformers.
 ///
@@ -34,6 +34,11 @@ pub enum Command {
     Run(Box<commands::run::Run>),
     Chat(Box<commands::chat::Chat>),
     Score(commands::score::Score),
+    Eval(Box<commands::eval::Eval>),
+    Diagnose(Box<commands::diagnose::Diagnose>),
+    Task(commands::task::Task),
+    #[cfg(feature = "train")]
+    Study(commands::study::Study),
     #[cfg(feature = "serve")]
     Serve(Box<commands::serve::Serve>),
     #[cfg(feature = "train")]

@@ -5,6 +5,8 @@ pub mod chat;
 pub mod completions;
 pub mod convert;
 pub mod demo;
+pub mod diagnose;
+pub mod eval;
 pub mod inspect;
 pub mod list;
 mod machine;
@@ -18,6 +20,9 @@ pub mod score;
 #[cfg(feature = "serve")]
 pub mod serve;
 mod state;
+#[cfg(feature = "train")]
+pub mod study;
+pub mod task;
 #[cfg(feature = "train")]
 pub mod train;
 mod write;
@@ -57,6 +62,11 @@ pub fn run(args: Args) -> Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::chat(&args),
         Command::Score(args) => score::score(&args),
+        Command::Eval(args) => eval::eval(&args),
+        Command::Diagnose(args) => diagnose::diagnose(&args),
+        Command::Task(args) => task::task(&args),
+        #[cfg(feature = "train")]
+        Command::Study(args) => study::study(&args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::serve(&args),
         #[cfg(feature = "train")]

@@ -31,3 +31,8 @@ pub fn asked() -> bool {
 pub fn forget() {
     ASKED.store(false, Ordering::Relaxed);
 }
+
+/// The flag that [`asked`] reads, for work that looks at a flag.
+pub fn flag() -> &'static AtomicBool {
+    &ASKED
+}

@@ -1,8 +1,8 @@
 //! Windows of the token file: random ones for training, evenly spread ones for validation.
 
 use super::TokenFile;
-use crate::rng::Rng;
 use crate::{Error, Result};
+use parloop_eval::Rng;
 use std::path::Path;
 
 const DRAW: u64 = 0xba7c;

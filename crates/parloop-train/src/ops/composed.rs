@@ -90,9 +90,12 @@ pub(crate) fn shared_attention(rows: Tensor<2>, first: Tensor<2>, gate: Option<T
 
 pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let rows = targets.dims()[0];
-    let picked = log_softmax(logits, 1).gather(1, targets.reshape([rows, 1]));
+    let asked = targets.clone().into_data().iter::<i64>().filter(|t| *t >= 0).count().max(1);
+    let targets = targets.reshape([rows, 1]);
+    let nothing = targets.clone().lower_elem(0);
+    let picked = log_softmax(logits, 1).gather(1, targets.mask_fill(nothing.clone(), 0)).mask_fill(nothing, 0.0);
     // `sum_dim` adds in a fixed order; `mean` of a long tensor need not.
-    picked.reshape([1, rows]).sum_dim(1).reshape([1]).div_scalar(-(rows as f64))
+    picked.reshape([1, rows]).sum_dim(1).reshape([1]).div_scalar(-(asked as f64))
 }
 
 pub(crate) fn adam(step: AdamStep, grad: Tensor<1>, [value, first, second]: [Tensor<1>; 3]) -> [Tensor<1>; 3] {

@@ -124,6 +124,8 @@ options! {
         tie_embeddings: bool = [false], Allowed::Switch, fixed;
         /// Base of the rotary frequencies
         rope_theta: f32 = [10_000.0], Allowed::Number { low: 1.0, high: 1e12 }, fixed;
+        /// Standard deviation of new matrices and the embedding; narrow models learn sooner from more than 0.02
+        init_std: f64 = [0.02], Allowed::Above(0.0, 10.0);
         /// Context that the model is written with; 0 takes `context`
         max_position: usize = [0], Allowed::Whole(0, LARGEST);
     }

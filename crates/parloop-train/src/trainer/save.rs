@@ -76,7 +76,7 @@ impl Run<'_> {
             format: State::FORMAT,
             step: self.step,
             tokens: self.tokens(),
-            data: format!("{:016x}", self.windows.tokens().content()),
+            data: format!("{:016x}", self.feed.content()),
             tokenizer: format!("{:016x}", crate::data::tokenizer_hash(&self.tokenizer)),
             val_loss: validation.map(|v| v.nats_per_token),
             options: self.options.clone(),

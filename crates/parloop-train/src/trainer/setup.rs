@@ -3,7 +3,7 @@
 use super::report::Log;
 use super::save::{OPTIMISER, State, checkpoints};
 use super::{Run, TrainJob};
-use crate::data::{Source, TokenFile, Windows, tokenizer_hash};
+use crate::data::{Examples, Feed, Source, TokenFile, Windows, tokenizer_hash};
 use crate::model::LoopModel;
 use crate::optim::{AdamW, AdamWSettings};
 use crate::options::TrainOptions;
@@ -36,8 +36,13 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         Some((folder, state)) => same_tokenizer(folder, state, options)?,
         None => new_tokenizer(options, &source)?,
     };
-    let tokens = TokenFile::prepare(&source, &tokenizer, options.val_fraction, &job.out.join("tokens.bin"))?;
-    let windows = Windows::new(tokens, source.path(), options.context, options.batch, options.seed)?;
+    let (time, batch, seed) = (options.context, options.batch, options.seed);
+    let feed = if Examples::are_in(&job.data) {
+        Feed::Examples(Examples::read(&job.data, &tokenizer, options.val_fraction, time, batch, seed)?)
+    } else {
+        let tokens = TokenFile::prepare(&source, &tokenizer, options.val_fraction, &job.out.join("tokens.bin"))?;
+        Feed::Text(Windows::new(tokens, source.path(), time, batch, seed)?)
+    };
     let config = options.model_config(tokenizer.vocab_size(), tokenizer.end_of_text())?;
     let settings = AdamWSettings {
         beta1: options.beta1,
@@ -48,19 +53,19 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     let (model, optimiser, step, saved) = match earlier {
         Some((folder, state)) => {
             options.check_same_run(&state.options)?;
-            if state.data != format!("{:016x}", windows.tokens().content()) {
+            if state.data != format!("{:016x}", feed.content()) {
                 return Err(Error::OtherText { path: folder, data: source.path().to_owned() });
             }
             let (model, optimiser) = restore(&folder, &state, &config, settings, &device)?;
             (model, optimiser, state.step, Some((state.step, folder)))
         }
-        None => (LoopModel::init(&config, options.seed, &device)?, AdamW::new(settings), 0, None),
+        None => (LoopModel::init(&config, options.init_std, options.seed, &device)?, AdamW::new(settings), 0, None),
     };
     Ok(Run {
         options,
         out: job.out.clone(),
         tokenizer,
-        windows,
+        feed,
         model,
         optimiser,
         step,
@@ -144,6 +149,10 @@ fn remove_leftovers(out: &Path) {
 fn new_tokenizer(options: &TrainOptions, source: &Source) -> Result<Tokenizer> {
     match options.tokenizer.as_str() {
         "bytes" => Ok(Tokenizer::Bytes),
+        "bpe" if Examples::are_in(source.path()) => {
+            let expected = "bytes or the path of a tokenizer.json: examples are no text to train one on";
+            Err(Error::option("tokenizer", "\"bpe\"", expected))
+        }
         "bpe" => {
             let sample = source.sample(options.val_fraction, TOKENIZER_SAMPLE)?;
             Tokenizer::train_bpe(&sample, options.vocab_size).map_err(|e| {

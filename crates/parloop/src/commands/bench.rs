@@ -5,7 +5,7 @@
 //! reported are medians of ratios within a round.
 
 mod report;
-mod rounds;
+pub mod rounds;
 #[cfg(feature = "client")]
 mod serve;
 mod shapes;

@@ -1,7 +1,5 @@
 //! `parloop score`: log-probabilities of a given text, as JSON.
 
-mod windows;
-
 use super::{engine, print_profile, read_text, tokenizer};
 use crate::args::machine::{Machine, Weights};
 use crate::args::model::Model;
@@ -9,12 +7,12 @@ use crate::args::numbers::{at_least, token_id};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueHint};
 use parloop_engine::{Engine, Passes, Score as Scored, score as engine_score};
+use parloop_eval::windows;
 use parloop_model::reference::Reference;
 use parloop_model::{Checkpoint, Tokenizer};
 use serde::Serialize;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use windows::windows;
 
 /// Print log-probabilities, loss and logits of a given text as JSON
 ///

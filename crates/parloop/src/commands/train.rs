@@ -10,6 +10,7 @@ use parloop_engine::{Engine, Generation, Generator, Model, Passes, Prefill, Samp
 use parloop_model::Checkpoint;
 use parloop_train::{Hooks, Snapshot, TrainJob, train as run};
 use progress::Progress;
+pub use progress::clock;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ Recipes: vanilla, loopR, loopR-clp, loopR-clp-share, pltR, pltR-query, for any R
 Every option may stand in the TOML file, with underscores for dashes; a table [recipe] gives a recipe field by field.
 Flags win over --set, --set over the file, the file over the run to be resumed, that over the preset.")]
 pub struct Train {
-    /// UTF-8 text file, or folder of such files
+    /// UTF-8 text file or folder of such files; or examples (.jsonl, see `parloop eval --help`), whose answers count
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Folder for checkpoints and log; created if needed
@@ -75,7 +76,8 @@ pub fn train(args: &Train) -> Result<()> {
         eprintln!("nothing to do: {} is at its last step; give a larger --steps to go on", args.out.display());
     } else if !args.quiet {
         let validation = summary.validation.map_or(String::new(), |v| {
-            format!("; validation loss {:.4} nats per token, {:.4} bits per byte", v.nats_per_token, v.bits_per_byte)
+            let bytes = v.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
+            format!("; validation loss {:.4} nats per token{bytes}", v.nats_per_token)
         });
         eprintln!(
             "{} after step {}: loss {:.4}{validation}; {} tokens seen, {:.0} tokens/s",

@@ -42,10 +42,8 @@ impl Progress {
 
     fn row(&self, row: &LogRow) {
         let facts = format!("loss {:.4}  {:.0} tokens/s", row.loss, row.tokens_per_second);
-        let validation = row
-            .val_loss
-            .zip(row.val_bits_per_byte)
-            .map(|(nats, bits)| format!("validation loss {nats:.4} nats per token, {bits:.4} bits per byte"));
+        let bytes = row.val_bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
+        let validation = row.val_loss.map(|nats| format!("validation loss {nats:.4} nats per token{bytes}"));
         if let Some(bar) = &self.bar {
             bar.set_position(row.step as u64);
             bar.set_message(facts);

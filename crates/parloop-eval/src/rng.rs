@@ -1,4 +1,4 @@
-//! A small seeded generator. Training draws everything from (seed, purpose, step), so that a resumed run needs no
+//! A small seeded generator. Tasks and training draw everything from (seed, purpose, step), so that a resumed run needs no
 //! saved generator state: it asks for the same step and gets the same numbers.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, passes BigCrush, and any two seeds give unrelated streams.
