@@ -21,7 +21,7 @@ fn main() {
     };
     let config = ModelConfig::new(sizes, recipe);
     let (batch, time) = (16, 256);
-    let model = LoopModel::init(&config, 0.02, 1, &Device::flex().autodiff()).unwrap();
+    let model = LoopModel::init(&config, 0.02, 0.0, 1, &Device::flex().autodiff()).unwrap();
     let text: Vec<u32> = (0..batch * time).map(|i| (i * 7919 % 1024) as u32).collect();
     let ids = model.ids(&text, batch, time).unwrap();
     for _ in 0..steps {

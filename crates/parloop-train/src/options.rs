@@ -2,10 +2,12 @@
 
 mod check;
 mod settings;
+mod start;
 mod table;
 mod values;
 
 pub use settings::Settings;
+pub(crate) use start::OF_INIT;
 pub use table::{OPTIONS, TrainOption, TrainOptions};
 pub use values::Allowed;
 
@@ -190,6 +192,7 @@ impl TrainOptions {
         };
         let config = ModelConfig {
             rope_theta: self.rope_theta,
+            rms_norm_eps: self.rms_norm_eps,
             max_position_embeddings: self.positions(),
             tie_word_embeddings: self.tie_embeddings,
             eos_token_id: end.map(parloop_model::config::TokenIds::One),

@@ -17,7 +17,7 @@ use crate::optim::{AdamW, Gradients, Schedule, Shape};
 use crate::options::{ScheduleChoice, TrainOptions};
 use crate::{Error, Result, sample};
 use burn::module::Module;
-use parloop_model::Tokenizer;
+use parloop_model::{Recipe, Tokenizer};
 use report::Log;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -73,6 +73,8 @@ pub struct Summary {
 /// A run under way.
 struct Run<'a> {
     options: &'a TrainOptions,
+    /// The recipe that is trained, once its scales are warm.
+    recipe: Recipe,
     out: PathBuf,
     tokenizer: Tokenizer,
     feed: Feed,
@@ -114,6 +116,7 @@ impl Run<'_> {
                 stopped = true;
                 break;
             }
+            self.model.config.recipe = options.recipe_at(&self.recipe, self.step);
             let rate = self.schedule().rate(self.step + 1);
             let began = Instant::now();
             let norm;

@@ -13,7 +13,7 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use parloop_eval::Rng;
 use parloop_model::layer::{self, FeedForward, LayerParts};
 use parloop_model::tensors::{self, Role, Spec};
-use parloop_model::{Checkpoint, GateKind, ModelConfig};
+use parloop_model::{Checkpoint, Extras, GateKind, ModelConfig};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -88,26 +88,41 @@ impl Slot {
 /// Refuses descriptions that the module cannot compute.
 fn trainable(config: &ModelConfig) -> Result<()> {
     config.validate()?;
-    let parloop_model::Extras {
-        attention_bias,
-        attention_output_bias,
-        mlp_bias,
-        qk_norms,
-        sandwich_norms,
-        rope_scaling,
-    } = &config.extras;
+    known(&config.extras)?;
+    if config.recipe.exit.is_some() { Err(Error::NotTrainable { part: "loop.exit" }) } else { Ok(()) }
+}
+
+/// Refuses parts of a layer that the module does not have.
+fn known(extras: &Extras) -> Result<()> {
+    let Extras { attention_bias, attention_output_bias, mlp_bias, qk_norms, sandwich_norms, rope_scaling } = extras;
     let found = [
         ("attention_bias", *attention_bias || *attention_output_bias),
         ("mlp_bias", *mlp_bias),
         ("qk_norms", *qk_norms),
         ("sandwich_norms", *sandwich_norms),
         ("rope_scaling", rope_scaling.is_some()),
-        ("loop.exit", config.recipe.exit.is_some()),
     ];
     match found.into_iter().find(|(_, there)| *there) {
         Some((part, _)) => Err(Error::NotTrainable { part }),
         None => Ok(()),
     }
+}
+
+/// The tensor number `i` of a model to be trained from scratch ([`LoopModel::init`]).
+fn fresh(config: &ModelConfig, i: usize, spec: Spec, std: f64, gate: f32, seed: u64) -> NamedTensor {
+    let mut rng = Rng::new(seed, 0x1217, i as u64);
+    let writes = spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
+    let std = if writes { std / (2.0 * config.num_hidden_layers as f64).sqrt() } else { std };
+    let values = match spec.role {
+        Role::Norm => vec![1.0; spec.elements()],
+        Role::Gate => vec![0.0; spec.elements()],
+        // Of the parts that can be trained only gates have one.
+        Role::Bias => vec![gate; spec.elements()],
+        Role::Embedding | Role::Matrix | Role::Head => {
+            (0..spec.elements()).map(|_| (std * rng.normal()) as f32).collect()
+        }
+    };
+    NamedTensor { name: spec.name, shape: spec.shape, values }
 }
 
 /// One slot for each parameter, in visiting order.
@@ -233,35 +248,54 @@ impl LoopModel {
     }
 
     /// A model to be trained from scratch. Matrices and the embedding are normal with standard deviation `std`, those
-    /// that write to the residual stream std / sqrt(2 N) (GPT-2, section 2.3, with 0.02); norms are 1; gates start at
-    /// zero, so that both branches weigh the same. Each tensor draws from a stream of its own.
+    /// that write to the residual stream std / sqrt(2 N) (GPT-2, section 2.3, with 0.02); norms are 1; gates look at
+    /// nothing and start at sigmoid(`gate`). Each tensor draws from a stream of its own.
     ///
     /// # Errors
     /// The configuration is invalid.
-    pub fn init(config: &ModelConfig, std: f64, seed: u64, device: &Device) -> Result<Self> {
+    pub fn init(config: &ModelConfig, std: f64, gate: f32, seed: u64, device: &Device) -> Result<Self> {
         trainable(config)?;
-        let residual = std / (2.0 * config.num_hidden_layers as f64).sqrt();
-        let weights: Vec<NamedTensor> = tensors::expected(config)
-            .into_iter()
-            .enumerate()
-            .map(|(i, spec)| {
-                let mut rng = Rng::new(seed, 0x1217, i as u64);
-                let std = if spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight") {
-                    residual
-                } else {
-                    std
-                };
-                let values = match spec.role {
-                    Role::Norm => vec![1.0; spec.elements()],
-                    Role::Gate | Role::Bias => vec![0.0; spec.elements()],
-                    Role::Embedding | Role::Matrix | Role::Head => {
-                        (0..spec.elements()).map(|_| (std * rng.normal()) as f32).collect()
-                    }
-                };
-                NamedTensor { name: spec.name, shape: spec.shape, values }
-            })
-            .collect();
+        let specs = tensors::expected(config).into_iter().enumerate();
+        let weights: Vec<NamedTensor> = specs.map(|(i, spec)| fresh(config, i, spec, std, gate, seed)).collect();
         Self::from_tensors(config, &weights, device)
+    }
+
+    /// A model that starts from the weights of another whose layers `layers` it takes. Tensors that the other lacks, the
+    /// gates of a window, start as in [`LoopModel::init`].
+    ///
+    /// # Errors
+    /// The configuration is invalid; the other has parts that training does not know, or a tensor of another shape.
+    pub fn start(
+        config: &ModelConfig,
+        (other, layers): (&Checkpoint, &[usize]),
+        gate: f32,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        trainable(config)?;
+        known(&other.config().extras)?;
+        let there: HashMap<String, Spec> =
+            tensors::expected(other.config()).into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        let source = |name: &str| -> String {
+            let parts = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+            let layer = parts.and_then(|(n, ending)| Some((*layers.get(n.parse::<usize>().ok()?)?, ending)));
+            layer.map_or_else(|| name.to_owned(), |(n, ending)| layer::layer_name(n, ending))
+        };
+        let weights = tensors::expected(config).into_iter().enumerate().map(|(i, spec)| {
+            let name = source(&spec.name);
+            match there.get(&name) {
+                Some(found) if found.shape == spec.shape => {
+                    let values = other.tensor(&name)?.to_f32();
+                    Ok(NamedTensor { name: spec.name, shape: spec.shape, values })
+                }
+                Some(found) => {
+                    let message = format!("has shape {:?} in `init`, expected {:?}", found.shape, spec.shape);
+                    Err(Error::tensor(&name, message))
+                }
+                None => Ok(fresh(config, i, spec, 0.02, gate, seed)),
+            }
+        });
+        Self::from_tensors(config, &weights.collect::<Result<Vec<_>>>()?, device)
     }
 
     /// The weights under their checkpoint names, in the order in which checkpoints are written.

@@ -68,9 +68,9 @@ fn models_with_parts_that_training_does_not_know_are_refused_by_name() {
     ];
     for (name, change) in cases {
         let mut config = small("plt2", 1).model_config(300, None).unwrap();
-        LoopModel::init(&config, 0.02, 1, &Device::flex()).unwrap();
+        LoopModel::init(&config, 0.02, 0.0, 1, &Device::flex()).unwrap();
         change(&mut config);
-        let message = LoopModel::init(&config, 0.02, 1, &Device::flex()).err().unwrap().to_string();
+        let message = LoopModel::init(&config, 0.02, 0.0, 1, &Device::flex()).err().unwrap().to_string();
         assert!(message.contains(name) && message.contains("not trained"), "{message}");
     }
 }

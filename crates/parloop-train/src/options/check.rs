@@ -45,6 +45,17 @@ impl TrainOptions {
             );
             return Err(Error::option("max_position", self.max_position, expected));
         }
+        if self.init.is_empty() && !self.init_layers.is_empty() {
+            return Err(Error::option("init_layers", format!("\"{}\"", self.init_layers), "nothing, without `init`"));
+        }
+        if self.init.is_empty() && self.tokenizer == super::start::OF_INIT {
+            return Err(Error::option("tokenizer", "\"init\"", "another one, without `init`"));
+        }
+        let recipe = self.recipe.resolve()?;
+        if self.scale_warmup > 0 && recipe.embedding_scale.is_none() && recipe.count > 1 {
+            let expected = "0 for a recipe without embedding_scale, whose later loops would begin with nothing";
+            return Err(Error::option("scale_warmup", self.scale_warmup, expected));
+        }
         // The vocabulary of a tokenizer that is not trained here is not known yet; it adds little.
         let parameters = parloop_model::tensors::parameters(&self.model_config(self.vocab_size, None)?);
         if parameters > MOST_PARAMETERS {
@@ -103,9 +114,13 @@ mod tests {
     #[test]
     fn each_bad_option_is_named() {
         type Change = fn(&mut TrainOptions);
-        let cases: [(&str, Change); 18] = [
+        let cases: [(&str, Change); 22] = [
             ("step_tokens", |o| o.step_tokens = o.batch * o.context + 1),
             ("batch", |o| o.batch = 0),
+            ("init_layers", |o| o.init_layers = "0-3".into()),
+            ("tokenizer", |o| o.tokenizer = "init".into()),
+            ("initial_gate", |o| o.initial_gate = 1.5),
+            ("scale_warmup", |o| (o.recipe, o.scale_warmup) = (RecipeChoice::Name("loop2".into()), 5)),
             ("lr", |o| o.lr = f64::NAN),
             ("lr", |o| o.lr = -1.0),
             ("beta2", |o| o.beta2 = 1.0),

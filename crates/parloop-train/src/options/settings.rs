@@ -36,6 +36,11 @@ impl Settings {
         Ok(option)
     }
 
+    /// Takes back what was set for an option.
+    pub fn forget(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// Sets an option to the value that a text stands for: `0.1`, `true`, `plt3`, `{ count = 2, ... }`.
     ///
     /// # Errors
@@ -60,17 +65,24 @@ impl Settings {
         table.into_iter().map(|(name, value)| self.set(&name, value)).collect()
     }
 
-    /// The options: what is set, over the preset that is set (or `tiny`).
+    /// The options: what is set, over what the checkpoint that `init` names decides, over the preset that is set (or
+    /// `tiny`).
     ///
     /// # Errors
-    /// None that [`Settings::set`] did not catch.
+    /// The checkpoint cannot be read; none else that [`Settings::set`] did not catch.
     pub fn options(&self) -> Result<TrainOptions> {
         let wrong = |e: toml::de::Error| Error::Toml { line: 1, message: e.message().to_owned() };
         let preset = match self.0.get("preset") {
             Some(value) => value.clone().try_into().map_err(wrong)?,
             None => Preset::default(),
         };
-        let mut all = Self::all_of(&TrainOptions::preset(preset)).0;
+        let mut options = TrainOptions::preset(preset);
+        let text = |name: &str| self.0.get(name).and_then(toml::Value::as_str).unwrap_or_default();
+        // A run that goes on has all of them, and does without the checkpoint that it once started from.
+        if !text("init").is_empty() && !super::start::DECIDED.iter().all(|name| self.0.contains_key(name)) {
+            options.take_over(text("init"), text("init_layers"))?;
+        }
+        let mut all = Self::all_of(&options).0;
         all.extend(self.0.clone());
         let table: toml::Table = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         table.try_into().map_err(wrong)

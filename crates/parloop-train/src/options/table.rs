@@ -124,13 +124,26 @@ options! {
         tie_embeddings: bool = [false], Allowed::Switch, fixed;
         /// Base of the rotary frequencies
         rope_theta: f32 = [10_000.0], Allowed::Number { low: 1.0, high: 1e12 }, fixed;
+        /// Added to the mean square in norms
+        rms_norm_eps: f32 = [1e-5], Allowed::Above(0.0, 1.0), fixed;
         /// Standard deviation of new matrices and the embedding; narrow models learn sooner from more than 0.02
         init_std: f64 = [0.02], Allowed::Above(0.0, 10.0);
         /// Context that the model is written with; 0 takes `context`
         max_position: usize = [0], Allowed::Whole(0, LARGEST);
     }
+    "Start" {
+        /// Checkpoint whose weights, sizes and tokenizer the run starts from: a folder, a run or a GGUF file; the recipe is
+        /// the run's own
+        init: String = [String::new()], Allowed::Text;
+        /// Layers of `init` to take, such as 0-11 or 0,2,4; all of them if empty
+        init_layers: String = [String::new()], Allowed::Text;
+        /// Share of the global branch in gates that are new; 1 begins as if there were no window
+        initial_gate: f64 = [0.5], Allowed::Number { low: 0.0, high: 1.0 };
+        /// Steps over which the input of later loops goes from the token's embedding alone to the recipe's scales
+        scale_warmup: usize = [0], STEPS, fixed;
+    }
     "Text" {
-        /// bytes, bpe (trained on the text, `vocab_size` ids), or the path of a tokenizer.json
+        /// bytes, bpe (trained on the text, `vocab_size` ids), init (that of `init`), or the path of a tokenizer.json
         tokenizer: String = ["bpe".into()], Allowed::Text;
         /// Ids of a tokenizer to be trained; other tokenizers bring their own number
         vocab_size: usize = [512, 1024, 8192], SIZE, fixed;

@@ -6,12 +6,12 @@ use super::{Run, TrainJob};
 use crate::data::{Examples, Feed, Source, TokenFile, Windows, tokenizer_hash};
 use crate::model::LoopModel;
 use crate::optim::{AdamW, AdamWSettings};
-use crate::options::TrainOptions;
+use crate::options::{OF_INIT, TrainOptions};
 use crate::weights::NamedTensor;
 use crate::{Error, Result};
 use burn::tensor::Device;
 use parloop_model::mapped::MappedFile;
-use parloop_model::{ModelConfig, Tokenizer, family};
+use parloop_model::{Checkpoint, ModelConfig, Tokenizer, family};
 use safetensors::SafeTensors;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,9 +32,10 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     let lock = Lock::take(&job.out)?;
     remove_leftovers(&job.out);
 
+    let start = if earlier.is_none() { options.start()? } else { None };
     let tokenizer = match &earlier {
         Some((folder, state)) => same_tokenizer(folder, state, options)?,
-        None => new_tokenizer(options, &source)?,
+        None => new_tokenizer(options, &source, start.as_ref().map(|(checkpoint, _)| checkpoint))?,
     };
     let (time, batch, seed) = (options.context, options.batch, options.seed);
     let feed = if Examples::are_in(&job.data) {
@@ -43,7 +44,12 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         let tokens = TokenFile::prepare(&source, &tokenizer, options.val_fraction, &job.out.join("tokens.bin"))?;
         Feed::Text(Windows::new(tokens, source.path(), time, batch, seed)?)
     };
-    let config = options.model_config(tokenizer.vocab_size(), tokenizer.end_of_text())?;
+    let vocabulary = options.vocabulary(tokenizer.vocab_size());
+    if tokenizer.vocab_size() > vocabulary {
+        let expected = format!("at least the {} ids of the tokenizer", tokenizer.vocab_size());
+        return Err(Error::option("vocab_size", vocabulary, expected));
+    }
+    let config = options.model_config(vocabulary, tokenizer.end_of_text())?;
     let settings = AdamWSettings {
         beta1: options.beta1,
         beta2: options.beta2,
@@ -56,13 +62,24 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
             if state.data != format!("{:016x}", feed.content()) {
                 return Err(Error::OtherText { path: folder, data: source.path().to_owned() });
             }
-            let (model, optimiser) = restore(&folder, &state, &config, settings, &device)?;
+            // With scales that warm up, a checkpoint has those of its last step.
+            let recipe = options.recipe_at(&config.recipe, state.step.saturating_sub(1));
+            let then = ModelConfig { recipe, ..config.clone() };
+            let (model, optimiser) = restore(&folder, &state, &then, settings, &device)?;
             (model, optimiser, state.step, Some((state.step, folder)))
         }
-        None => (LoopModel::init(&config, options.init_std, options.seed, &device)?, AdamW::new(settings), 0, None),
+        None => {
+            let (gate, seed) = (options.gate_logit(), options.seed);
+            let model = match &start {
+                Some((checkpoint, layers)) => LoopModel::start(&config, (checkpoint, layers), gate, seed, &device)?,
+                None => LoopModel::init(&config, options.init_std, gate, seed, &device)?,
+            };
+            (model, AdamW::new(settings), 0, None)
+        }
     };
     Ok(Run {
         options,
+        recipe: config.recipe,
         out: job.out.clone(),
         tokenizer,
         feed,
@@ -146,8 +163,12 @@ fn remove_leftovers(out: &Path) {
     }
 }
 
-fn new_tokenizer(options: &TrainOptions, source: &Source) -> Result<Tokenizer> {
+fn new_tokenizer(options: &TrainOptions, source: &Source, start: Option<&Checkpoint>) -> Result<Tokenizer> {
     match options.tokenizer.as_str() {
+        OF_INIT => start.and_then(|checkpoint| checkpoint.tokenizer().cloned()).ok_or_else(|| {
+            let expected = "bytes, bpe or a tokenizer.json: the checkpoint of `init` has none";
+            Error::option("tokenizer", "\"init\"", expected)
+        }),
         "bytes" => Ok(Tokenizer::Bytes),
         "bpe" if Examples::are_in(source.path()) => {
             let expected = "bytes or the path of a tokenizer.json: examples are no text to train one on";
