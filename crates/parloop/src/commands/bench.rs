@@ -45,7 +45,7 @@ pub struct Bench {
     #[command(subcommand)]
     other: Option<Other>,
     #[command(flatten)]
-    measure: Option<Measure>,
+    measure: Measure,
 }
 
 /// Measurements of something else than a model in this process.
@@ -59,8 +59,9 @@ enum Other {
 #[derive(Debug, Args)]
 struct Measure {
     /// What to measure
-    #[arg(value_enum)]
-    test: Test,
+    // An option only because nothing is measured here where another subcommand is named.
+    #[arg(value_enum, required = true)]
+    test: Option<Test>,
     #[command(flatten)]
     model: ModelArg,
     /// A known shape with random weights
@@ -129,11 +130,10 @@ enum Source {
 }
 
 pub fn bench(args: &Bench) -> Result<()> {
-    match (&args.other, &args.measure) {
+    match &args.other {
         #[cfg(feature = "client")]
-        (Some(Other::Serve(args)), _) => serve::serve(args),
-        (_, Some(args)) => measure(args)?.print(args.format, args.json),
-        (_, None) => anyhow::bail!("nothing to measure: `parloop bench --help` lists what there is"),
+        Some(Other::Serve(args)) => serve::serve(args),
+        _ => measure(&args.measure)?.print(args.measure.format, args.measure.json),
     }
 }
 
@@ -183,7 +183,7 @@ pub struct Loops {
 /// Measures them, in turn in each round.
 pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Machine) -> Result<Loops> {
     let report = measure(&Measure {
-        test: Test::Decode,
+        test: Some(Test::Decode),
         model: ModelArg { model: None, ignore_config_key: Vec::new() },
         shape: Some(shape.to_owned()),
         layers: Some(u16::try_from(layers)?),
@@ -325,7 +325,8 @@ fn works(args: &Measure) -> Result<Vec<Work>> {
         ..parloop_engine::Prefill::default()
     };
     let steps = |default| args.steps.unwrap_or(default) as usize;
-    match args.test {
+    let test = args.test.context("nothing to measure: name decode, prefill, mixed or serve")?;
+    match test {
         Test::Decode => {
             ensure!(args.prompt_tokens.is_empty(), "--prompt-tokens belongs to `bench prefill` and `bench mixed`");
             for &batch in &args.batch {
@@ -342,7 +343,7 @@ fn works(args: &Measure) -> Result<Vec<Work>> {
         }
         Test::Prefill | Test::Mixed => {
             ensure!(args.batch == [1] && args.depth == [0], "--batch and --depth belong to `bench decode`");
-            let steps = if args.test == Test::Prefill { 0 } else { steps(128) };
+            let steps = if test == Test::Prefill { 0 } else { steps(128) };
             let tokens = if args.prompt_tokens.is_empty() { &[512][..] } else { &args.prompt_tokens };
             works.extend(tokens.iter().map(|t| Work { batch: 1, depth: 0, prompt: *t as usize, steps, prefill }));
         }
