@@ -46,7 +46,8 @@ async function describe() {
     say(`${error.message}`, true);
     return;
   }
-  at("model").textContent = `${props.model}: ${props.recipe}, ${props.weights}, context ${props.n_ctx}`;
+  at("model").textContent = `${props.model}, ${props.weights}, context ${props.n_ctx}`;
+  at("recipe").textContent = props.recipe;
   document.title = `parloop: ${props.model}`;
   at("systemfield").hidden = !props.chat;
   at("ask").textContent = props.chat ? "Message" : "Text to go on from (this model only continues texts)";
@@ -252,7 +253,7 @@ function fresh() {
 
 // The rows of the last passes.
 
-const SHOWN = 28;
+const SHOWN = 20;
 const SVG = "http://www.w3.org/2000/svg";
 let passes = [];
 let seen = 0;
@@ -272,7 +273,7 @@ function range([, , first, rows]) {
 }
 
 function draw(loops) {
-  const [left, column, top, lane] = [44, 20, 4, Math.max(36, Math.min(90, 180 / loops))];
+  const [left, column, top, lane] = [38, 18, 4, Math.max(30, Math.min(72, 150 / loops))];
   const height = top + loops * lane + 16;
   const svg = make("svg", { viewBox: `0 0 ${left + SHOWN * column + 4} ${height}`, "aria-hidden": "true" });
   for (let r = 0; r < loops; r += 1) {
@@ -288,7 +289,7 @@ function draw(loops) {
       // A text that is being written has a row of a loop, a prompt many: those get more room, not all of it.
       const weights = spans.map((span) => 1 + Math.log2(span[3]));
       const whole = weights.reduce((sum, w) => sum + w, 0);
-      const unit = Math.min(14, (lane - 4) / Math.max(whole, 1));
+      const unit = Math.min(16, (lane - 4) / Math.max(whole, 1));
       let y = top + r * lane + 2;
       spans.forEach((span, n) => {
         const tall = weights[n] * unit;
@@ -324,7 +325,7 @@ function describeRows(answer) {
 async function watch() {
   let pause = 2000;
   try {
-    if (!document.hidden && at("keyfield").hidden | at("key").value !== "") {
+    if (!document.hidden && (at("keyfield").hidden || at("key").value !== "")) {
       const response = await fetch(`rows?after=${seen}`, { headers: headers() });
       if (response.ok) {
         const answer = await response.json();
@@ -348,6 +349,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   at("key").value = kept("key") ?? "";
   at("keyfield").hidden = !at("key").value;
+  at("keyfield").addEventListener("submit", (event) => event.preventDefault());
   at("key").addEventListener("change", () => {
     keep("key", at("key").value);
     describe();
