@@ -9,11 +9,13 @@
 //! answer is the same. A request fails only if the budget does not hold it alone.
 
 mod job;
+mod slots;
 
 use crate::turn::{Observer, Outcome, Work};
 use crate::{Engine, Error, Finish, Generation, Model, PrefixCache, Result, Token};
 use job::Job;
-use std::collections::VecDeque;
+use slots::Slot;
+use std::collections::{HashMap, VecDeque};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +34,8 @@ pub struct Request {
     pub owner: u64,
     /// Leave nothing in the cache and take nothing from it.
     pub uncached: bool,
+    /// Remember its text under this number when it is done, for [`Scheduler::save_slot`].
+    pub slot: Option<u32>,
     /// The text of the answer begins a text of its own (a chat's turn) instead of following the prompt's.
     pub apart: bool,
 }
@@ -143,6 +147,7 @@ pub struct Scheduler<'m> {
     turns: usize,
     put_back: u64,
     spans: Vec<Span>,
+    slots: HashMap<u32, Slot>,
     /// Whether somebody was put back and nobody has ended since: who begins now would only be put back again.
     full: bool,
 }
@@ -163,9 +168,20 @@ impl<'m> Scheduler<'m> {
             0 => None,
             bytes => Some(PrefixCache::new(model.config(), engine.kv_type(), bytes)?),
         };
-        let (waiting, running) = (VecDeque::new(), Vec::new());
-        let (spans, full) = (Vec::new(), false);
-        Ok(Self { engine, model, limits, cache, waiting, running, next: 0, turns: 0, put_back: 0, spans, full })
+        Ok(Self {
+            engine,
+            model,
+            limits,
+            cache,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            next: 0,
+            turns: 0,
+            put_back: 0,
+            spans: Vec::new(),
+            slots: HashMap::new(),
+            full: false,
+        })
     }
 
     /// Takes a request; it is computed in the turns that follow.
@@ -254,6 +270,7 @@ impl<'m> Scheduler<'m> {
             }
             if answer.is_some() || matches!(event, Event::Finished(_)) {
                 job.leave(self.cache.as_mut());
+                self.slots.extend(job.slot());
             }
             events.push((job.id, event));
             events.extend(answer.map(|answer| (job.id, Event::Finished(answer))));

@@ -4,7 +4,7 @@ use crate::error::{ApiError, ServeError};
 use crate::guard::Bodies;
 use crate::listen::Bounds;
 use crate::worker::Worker;
-use crate::{api, guard, listen, page};
+use crate::{api, guard, listen, page, slots};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use parloop_engine::{Engine, Limits, Model};
 use parloop_model::{ChatTemplate, GenerationDefaults};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -36,6 +37,8 @@ pub struct Options {
     pub most: usize,
     /// Bytes of a request's body.
     pub body: usize,
+    /// The folder in which `/slots` keeps states; without one there is no such path.
+    pub slots: Option<PathBuf>,
     /// How long a client may be silent in the middle of a request, or take nothing of an answer.
     pub patience: Duration,
 }
@@ -51,6 +54,7 @@ impl Default for Options {
             limits: Limits::default(),
             most: 256,
             body: 16 << 20,
+            slots: None,
             patience: Duration::from_secs(60),
         }
     }
@@ -68,6 +72,7 @@ pub(crate) struct App {
     pub loopback: bool,
     pub most: usize,
     pub bodies: Bodies,
+    pub slots: Option<PathBuf>,
 }
 
 /// A model that is ready to be served.
@@ -99,9 +104,9 @@ impl Server {
         let model = engine.model().clone();
         let worker = Worker::start(engine, model.clone(), options.limits, options.most)?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let Options { name, key, most, body, patience, .. } = options;
+        let Options { name, key, most, body, patience, slots, .. } = options;
         let bodies = Bodies::new(body, patience);
-        let app = App { name, created, model, template, defaults, worker, key, loopback, most, bodies };
+        let app = App { name, created, model, template, defaults, worker, key, loopback, most, bodies, slots };
         // Besides those that are computed, some that ask for figures, and some that are only there.
         let bounds = Bounds { connections: 2 * most + 64, patience };
         Ok(Self { app: Arc::new(app), listener, bounds })
@@ -172,6 +177,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/tokenize", post(api::trade::tokenize))
         .route("/detokenize", post(api::trade::detokenize))
         .route("/apply-template", post(api::trade::apply_template))
+        .route("/slots/{id}", post(slots::slot))
         .route("/v1/models", get(api::trade::models))
         .route("/v1/models/{id}", get(api::trade::model))
         .route("/v1/completions", post(api::completions::completions))

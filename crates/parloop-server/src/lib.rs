@@ -11,6 +11,7 @@ mod error;
 mod guard;
 mod listen;
 mod page;
+mod slots;
 mod worker;
 
 pub use app::{Options, Server};

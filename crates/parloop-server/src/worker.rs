@@ -12,11 +12,16 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// A request, and where its events go. They end with `Finished` or `Failed`; a receiver that is dropped cancels it.
-struct Submission {
-    request: Request,
-    events: UnboundedSender<Event>,
+/// What the thread is asked for.
+enum Submission {
+    /// A request, and where its events go. They end with `Finished` or `Failed`; a receiver that is dropped cancels it.
+    Request(Box<Request>, UnboundedSender<Event>),
+    /// Something that is done with the scheduler between two passes.
+    Between(Between),
 }
+
+/// What is done between two passes.
+type Between = Box<dyn FnOnce(&mut Scheduler<'_>) + Send>;
 
 /// What the server counts.
 #[derive(Default)]
@@ -116,12 +121,25 @@ impl Worker {
             let (events, receiver) = unbounded_channel();
             self.counters.requests.fetch_add(1, Ordering::Relaxed);
             self.counters.prompt_tokens.fetch_add(request.prompt.len() as u64, Ordering::Relaxed);
-            if sender.send(Submission { request, events }).is_err() {
+            if sender.send(Submission::Request(Box::new(request), events)).is_err() {
                 return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has stopped"));
             }
             receivers.push(receiver);
         }
         Ok(receivers)
+    }
+
+    /// Does something with the scheduler between two passes, and waits for what comes of it.
+    pub async fn between<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Scheduler<'_>) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let between: Between = Box::new(move |scheduler| _ = sender.send(what(scheduler)));
+        let submissions = self.submissions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stopping = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
+        submissions.ok_or_else(stopping)?.send(Submission::Between(between)).map_err(|_| stopping())?;
+        done.await.map_err(|_| stopping())
     }
 
     fn open(&self) -> usize {
@@ -154,7 +172,8 @@ fn run(mut scheduler: Scheduler<'_>, receiver: &Receiver<Submission>, counters: 
                 receiver.try_recv()
             };
             match next {
-                Ok(Submission { request, events }) => match scheduler.submit(request) {
+                Ok(Submission::Between(what)) => what(&mut scheduler),
+                Ok(Submission::Request(request, events)) => match scheduler.submit(*request) {
                     Ok(id) => _ = open.insert(id, events),
                     Err(error) => {
                         counters.failed.fetch_add(1, Ordering::Relaxed);

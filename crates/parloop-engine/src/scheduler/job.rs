@@ -1,5 +1,6 @@
 //! One request on its way.
 
+use super::slots::Slot;
 use super::{Answer, Event, Logprob, PromptLogprob, Request, RequestId};
 use crate::turn::Work;
 use crate::{Continuation, Engine, Finish, Model, PrefixCache, Prompt, Result, Sequence, Want};
@@ -120,6 +121,12 @@ impl<'m> Job<'m> {
             written: self.continuation.written(),
             prompt_logprobs: std::mem::take(&mut self.logprobs),
         })
+    }
+
+    /// The slot in which its text is to be remembered.
+    pub fn slot(&self) -> Option<(u32, Slot)> {
+        let slot = Slot { owner: self.request.owner, tokens: self.sequence.tokens().to_vec() };
+        Some((self.request.slot.filter(|_| !self.request.uncached)?, slot))
     }
 
     /// Leaves its prefix to those who come later.

@@ -140,7 +140,8 @@ impl<'a> Fields<'a> {
             ignore_end: self.bool("ignore_eos")?,
             ..Generation::default()
         };
-        Ok(Request { prompt, options, stop: self.strings("stop")?, ..Request::default() })
+        let slot = self.whole("id_slot", 0, app.most as u64 - 1)?.map(|n| n as u32);
+        Ok(Request { prompt, options, stop: self.strings("stop")?, slot, ..Request::default() })
     }
 }
 

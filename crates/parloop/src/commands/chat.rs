@@ -2,6 +2,9 @@
 
 mod command;
 mod input;
+mod kept;
+#[cfg(feature = "client")]
+mod remote;
 mod talk;
 
 use super::{engine, print_profile, tokenizer};
@@ -18,7 +21,7 @@ use parloop_model::chat::Rendered;
 use parloop_model::{ChatSource, ChatTemplate, Checkpoint, Conversation, Message, Tokenizer};
 use talk::Talk;
 
-/// Talk with a model through its chat template
+/// Talk with a model through its chat template, or with a server
 ///
 /// Each line is a message; the answer is streamed. What was said stays in memory, so only new text is processed. Lines
 /// between """ and """, and lines that end in a backslash, go on as one message. Ctrl-C stops an answer and keeps the
@@ -31,11 +34,21 @@ use talk::Talk;
   parloop chat OWNER/NAME                      a model that `parloop pull OWNER/NAME` fetched
   printf 'Hello\\nWho are you?\\n' | parloop chat models/instruct --temp 0
   parloop chat out/plt2 --template chatml.jinja
+  parloop chat --url http://localhost:8080     a server that speaks OpenAI's interface; MODEL is then a name that it knows
 
 PARLOOP_HISTORY names a file in which the lines typed are kept from one conversation to the next.")]
 pub struct Chat {
     #[command(flatten)]
     model: Model,
+    /// Talk with a server that speaks OpenAI's interface; of the options, those of the answer, of sampling and --system
+    /// are sent with what is said, and /save and /load use the server's slots where it keeps states
+    #[cfg(feature = "client")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["template", "weights", "threads", "kv_budget"])]
+    url: Option<String>,
+    /// What is sent to the server as "Authorization: Bearer KEY"
+    #[cfg(feature = "client")]
+    #[arg(long, value_name = "KEY", env = "PARLOOP_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
     #[command(flatten)]
     template: ChatOptions,
     #[command(flatten)]
@@ -51,6 +64,11 @@ pub struct Chat {
 }
 
 pub fn chat(args: &Chat) -> Result<()> {
+    #[cfg(feature = "client")]
+    if let Some(url) = &args.url {
+        let mut remote = remote::Remote::new(args, url)?;
+        return converse(&remote.about(), |command| remote.act(command));
+    }
     let checkpoint = args.model.open()?;
     let template = template(&checkpoint, &args.template)?;
     let options = args.writing.generation(&args.sampling, &checkpoint.settings().generation, 1000);
@@ -65,10 +83,18 @@ pub fn chat(args: &Chat) -> Result<()> {
     if let Some(notice) = talk.limit(&args.budget)? {
         eprintln!("{notice}");
     }
+    converse("", |command| talk.act(command))?;
+    print_profile(&talk.engine);
+    Ok(())
+}
+
+/// Takes lines until there are no more, or they ask for the end.
+fn converse(with: &str, mut act: impl FnMut(Command) -> Result<()>) -> Result<()> {
     interrupt::watch()?;
     let mut input = Input::open()?;
     if input.is_person() {
-        eprintln!("Type a message, or /help; Ctrl-C stops an answer, Ctrl-D ends.");
+        let with = if with.is_empty() { String::new() } else { format!("{with}. ") };
+        eprintln!("{with}Type a message, or /help; Ctrl-C stops an answer, Ctrl-D ends.");
     }
     loop {
         let line = match input.next()? {
@@ -86,14 +112,22 @@ pub fn chat(args: &Chat) -> Result<()> {
         match Command::parse(&line) {
             Command::Nothing => {}
             Command::Bye => break,
-            command => talk.act(command)?,
+            command => act(command)?,
         }
         if input.is_person() {
             interrupt::forget();
         }
     }
-    print_profile(&talk.engine);
     Ok(())
+}
+
+/// Leaves out the oldest message of the user and what was answered; never the last message.
+fn drop_oldest(messages: &mut Vec<Message>) -> bool {
+    let is_user = |m: &Message| m.role == "user";
+    let Some(first) = messages.iter().position(is_user) else { return false };
+    let Some(length) = messages[first + 1..].iter().position(is_user) else { return false };
+    messages.drain(first..=first + length);
+    true
 }
 
 /// The template of `--template`, or else the model's own.

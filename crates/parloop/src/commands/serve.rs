@@ -56,6 +56,9 @@ pub struct Serve {
     /// Rows of a pass at most: a token that is written takes one for each loop, prompts take what is left
     #[arg(long, value_name = "N", default_value_t = 256)]
     rows: usize,
+    /// Folder in which clients may keep states by name: POST /slots/N?action=save, restore or erase
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    slot_save_path: Option<PathBuf>,
     #[command(flatten)]
     weights: Weights,
     #[command(flatten)]
@@ -86,6 +89,9 @@ pub fn serve(args: &Serve) -> Result<()> {
             Some(ChatTemplate::new(&source).with_context(|| path.display().to_string())?)
         }
     };
+    if let Some(folder) = &args.slot_save_path {
+        ensure!(folder.is_dir(), "--slot-save-path {} is no folder: create it first", folder.display());
+    }
     let path = args.model.path()?;
     let name = path.as_deref().and_then(|p| p.file_stem()).map(|n| n.to_string_lossy().into_owned());
     let name = args.alias.clone().or(name).unwrap_or_else(|| builtin::NAME.replace(' ', "-"));
@@ -105,6 +111,7 @@ pub fn serve(args: &Serve) -> Result<()> {
         no_key: args.no_key,
         limits: Limits { rows: args.rows, running: args.parallel, cache: budget / 2 },
         most: args.max_open,
+        slots: args.slot_save_path.clone(),
         ..Options::default()
     };
     let chats = template.is_some();

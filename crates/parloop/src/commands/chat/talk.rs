@@ -1,14 +1,15 @@
 //! A conversation and the state of the model after it.
 
+use super::super::bytes;
 use super::super::write::{End, Written, write};
-use super::super::{bytes, read_text};
 use super::command::{Command, HELP};
+use super::kept;
 use crate::args::machine::Budget;
 use crate::args::numbers::{above_zero, at_least, penalty, seed, share, temperature, tokens};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use parloop_engine::{Engine, Generation, Sequence};
 use parloop_kernels::memory;
-use parloop_model::chat::{Content, Rendered};
+use parloop_model::chat::Rendered;
 use parloop_model::{ChatTemplate, Conversation, Message, Tokenizer};
 use std::io::Write;
 use std::path::Path;
@@ -209,13 +210,11 @@ impl<'a> Talk<'a> {
 
     /// Leaves out the oldest message of the user and what was answered; never the last message.
     fn drop_oldest(&mut self) -> bool {
-        let messages = &mut self.conversation.messages;
-        let is_user = |m: &Message| m.role == "user";
-        let Some(first) = messages.iter().position(is_user) else { return false };
-        let Some(length) = messages[first + 1..].iter().position(is_user) else { return false };
-        messages.drain(first..=first + length);
-        self.held = None;
-        true
+        let dropped = super::drop_oldest(&mut self.conversation.messages);
+        if dropped {
+            self.held = None;
+        }
+        dropped
     }
 
     fn answer(&mut self, text: String, mut ids: Vec<u32>) -> Result<()> {
@@ -296,31 +295,16 @@ impl<'a> Talk<'a> {
         Ok(whole)
     }
 
-    /// Writes the messages as JSON.
     fn save(&self, path: &Path) -> Result<String> {
         let messages = &self.conversation.messages;
-        let text = serde_json::to_string_pretty(&serde_json::json!({ "messages": messages }))?;
-        let mut options = std::fs::OpenOptions::new();
-        // What someone else wrote is not replaced.
-        match std::fs::read_to_string(path) {
-            Ok(held) if messages_of(&held).is_err() => {
-                bail!("{} holds no conversation and is not replaced", path.display())
-            }
-            Ok(_) => options.write(true).truncate(true),
-            Err(_) => options.write(true).create_new(true),
-        };
-        let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.with_context(|| format!("cannot write {}", path.display()))?;
+        kept::save(messages, serde_json::Value::Null, path)?;
         Ok(format!("kept {} messages in {}", messages.len(), path.display()))
     }
 
     /// Goes on with messages that were saved.
     fn load(&mut self, path: &Path) -> Result<String> {
-        let messages = messages_of(&read_text(path)?).with_context(|| path.display().to_string())?;
-        self.system = match messages.first() {
-            Some(Message { role, content: Content::Text(text), .. }) if role == "system" => Some(text.clone()),
-            _ => None,
-        };
+        let (messages, _) = kept::load(path)?;
+        self.system = kept::system(&messages);
         let count = messages.len();
         self.conversation.messages = messages;
         self.forget_state();
@@ -363,14 +347,4 @@ impl<'a> Talk<'a> {
         };
         done.map_err(|what| anyhow::anyhow!("/set {name} {value}: {what}"))
     }
-}
-
-/// The messages of a saved conversation.
-fn messages_of(text: &str) -> Result<Vec<Message>> {
-    let whole: serde_json::Value = serde_json::from_str(text).context("is no conversation: it is not JSON")?;
-    let list = whole["messages"].as_array().context("is no conversation: it has no list \"messages\"")?;
-    let message = |value: &serde_json::Value| {
-        serde_json::from_value(value.clone()).map_err(|e| anyhow::anyhow!("is no conversation: a message has {e}"))
-    };
-    list.iter().map(message).collect()
 }
