@@ -11,7 +11,7 @@ import argparse, json, os, statistics, subprocess
 #: Name, arguments of `parloop bench`.
 TESTS = {
     "decode": "decode --shape loopcoder-v2 --layers {layers} --loops 1,2,3 --weights bf16,q8,q4",
-    "prefill": "prefill --shape loopcoder-v2 --layers 1 --loops 1,2 --weights bf16,q8,q4 --tokens 256",
+    "prefill": "prefill --shape loopcoder-v2 --layers 1 --loops 1,2 --weights bf16,q8,q4 --tokens 256 --no-truncate",
     "built-in": "decode --steps 32",
     "smollm2": "decode --shape smollm2-135m --weights bf16,q8,q4 --steps 4",
 }
