@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`model`] | the recipe as a module: ids to logits |
 //! | [`weights`] | parameters to and from the checkpoint's tensors |
-//! | [`optim`] | AdamW, schedule, gradients of a step |
+//! | [`optim`] | AdamW and Muon, schedule, gradients of a step |
 //! | [`data`] | text to token windows |
 //! | [`options`] | what a run can be told |
 //! | [`trainer`] | the run itself |
@@ -67,6 +67,6 @@ mod ops;
 
 pub use error::{Error, Result};
 pub use model::LoopModel;
-pub use options::{DeviceChoice, Preset, RecipeChoice, ScheduleChoice, Settings, TrainOptions};
+pub use options::{DeviceChoice, OptimizerChoice, Preset, RecipeChoice, ScheduleChoice, Settings, TrainOptions};
 pub use trainer::{Event, Hooks, LogRow, Snapshot, Summary, TrainJob, Validation, train};
 pub use weights::NamedTensor;

@@ -77,6 +77,17 @@ words! {
     }
 }
 
+words! {
+    /// What turns gradients into changes.
+    OptimizerChoice {
+        /// For every parameter.
+        #[default]
+        AdamW = "adamw",
+        /// For the matrices of the layers; AdamW for the rest.
+        Muon = "muon",
+    }
+}
+
 impl DeviceChoice {
     /// Whether this build has it.
     fn is_built(self) -> bool {

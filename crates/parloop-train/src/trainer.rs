@@ -13,7 +13,7 @@ pub use report::LogRow;
 use crate::data::{Batch, Feed};
 use crate::host::host;
 use crate::model::LoopModel;
-use crate::optim::{AdamW, Gradients, Schedule, Shape};
+use crate::optim::{Gradients, Optimiser, Schedule, Shape};
 use crate::options::{ScheduleChoice, TrainOptions};
 use crate::{Error, Result, sample};
 use burn::module::Module;
@@ -79,7 +79,7 @@ struct Run<'a> {
     tokenizer: Tokenizer,
     feed: Feed,
     model: LoopModel,
-    optimiser: AdamW,
+    optimiser: Optimiser,
     /// Steps taken.
     step: usize,
     saved: Option<(usize, PathBuf)>,

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use parloop_train::LoopModel;
-use parloop_train::optim::{AdamW, AdamWSettings, Gradients, Schedule, Shape};
+use parloop_train::optim::{AdamWSettings, Gradients, Optimiser, Schedule, Shape};
 use std::path::Path;
 
 #[derive(serde::Deserialize)]
@@ -31,7 +31,7 @@ fn ten_steps_equal_the_reference() {
     let a: Artefact = serde_json::from_str(&text).unwrap();
     let mut model = LoopModel::load(&tests.join("goldens").join(&a.golden), &Device::flex().autodiff()).unwrap();
     let (beta1, beta2, epsilon, weight_decay) = (a.beta1, a.beta2, a.epsilon, a.weight_decay);
-    let mut optimiser = AdamW::new(AdamWSettings { beta1, beta2, epsilon, weight_decay });
+    let mut optimiser = Optimiser::new(AdamWSettings { beta1, beta2, epsilon, weight_decay });
     let schedule = Schedule { shape: Shape::Cosine, peak: a.peak, warmup: a.warmup, steps: a.steps, floor: a.floor };
     let time = a.ids.len() - 1;
     let loss = |model: &LoopModel| {

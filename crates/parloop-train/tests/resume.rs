@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, job, names, run, small, with};
-use parloop_train::{Event, Hooks, LogRow, RecipeChoice, TrainOptions, train};
+use parloop_train::{Event, Hooks, LogRow, OptimizerChoice, RecipeChoice, TrainOptions, train};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,6 +43,26 @@ fn resumed_training_equals_uninterrupted_training() {
         };
         assert_eq!(losses("whole"), losses("parts"));
     }
+}
+
+#[test]
+fn a_run_with_muon_learns_and_resumes_exactly() {
+    let place = Place::new();
+    let muon =
+        |steps| with(small("plt2", steps), |o| (o.optimizer, o.lr, o.save_every) = (OptimizerChoice::Muon, 0.01, 0));
+    let whole = run(&job(&place, "whole", muon(12))).unwrap();
+    run(&job(&place, "parts", with(muon(12), |o| o.save_every = 6))).unwrap();
+    fs::remove_dir_all(place.path("parts/checkpoint-000012")).unwrap();
+    let rest = run(&job(&place, "parts", muon(12)).resumed()).unwrap();
+    assert_eq!(weights(&whole.checkpoint), weights(&rest.checkpoint));
+    let text = fs::read_to_string(place.path("whole/train.jsonl")).unwrap();
+    let losses: Vec<f64> = text.lines().map(|l| serde_json::from_str::<LogRow>(l).unwrap().loss).collect();
+    assert!(losses[11] < 0.8 * losses[0], "{losses:?}");
+    // The state of one optimiser is none of the other.
+    fs::remove_dir_all(place.path("parts/checkpoint-000012")).unwrap();
+    let other = with(muon(12), |o| o.optimizer = OptimizerChoice::AdamW);
+    let message = run(&job(&place, "parts", other).resumed()).unwrap_err().to_string();
+    assert!(message.contains("optimizer"), "{message}");
 }
 
 #[test]

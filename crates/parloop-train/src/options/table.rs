@@ -5,7 +5,7 @@
 //! check of its range, and what a program needs to offer it as a flag ([`OPTIONS`]).
 
 use super::values::{Allowed, of};
-use super::{DeviceChoice, Preset, RecipeChoice, ScheduleChoice};
+use super::{DeviceChoice, OptimizerChoice, Preset, RecipeChoice, ScheduleChoice};
 use serde::{Deserialize, Serialize};
 
 /// An option as others need to see it: to offer it, to set it, to name it.
@@ -163,6 +163,10 @@ options! {
         step_tokens: usize = [0], Allowed::Whole(0, 1 << 40);
         /// Train on the first step's batches again and again: a check that the model can learn
         overfit_one_batch: bool = [false], Allowed::Switch;
+        /// What turns gradients into changes: adamw, or muon for the matrices of the layers (adamw for the rest)
+        optimizer: OptimizerChoice = [OptimizerChoice::AdamW], Allowed::OneOf(&OptimizerChoice::NAMES), fixed;
+        /// Share of the last step's direction that muon keeps
+        momentum: f64 = [0.95], Allowed::Below(0.0, 1.0);
         /// Highest learning rate
         lr: f64 = [3e-3, 2e-3, 1e-3], Allowed::Above(0.0, 1e3);
         /// Steps of linear warm-up; a shorter run ends before it does

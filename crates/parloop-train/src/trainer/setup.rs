@@ -5,8 +5,8 @@ use super::save::{OPTIMISER, State, checkpoints};
 use super::{Run, TrainJob};
 use crate::data::{Examples, Feed, Source, TokenFile, Windows, tokenizer_hash};
 use crate::model::LoopModel;
-use crate::optim::{AdamW, AdamWSettings};
-use crate::options::{OF_INIT, TrainOptions};
+use crate::optim::{AdamWSettings, Optimiser};
+use crate::options::{OF_INIT, OptimizerChoice, TrainOptions};
 use crate::weights::NamedTensor;
 use crate::{Error, Result};
 use burn::tensor::Device;
@@ -56,6 +56,10 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         epsilon: options.epsilon,
         weight_decay: options.weight_decay,
     };
+    let new = match options.optimizer {
+        OptimizerChoice::AdamW => Optimiser::new(settings),
+        OptimizerChoice::Muon => Optimiser::new(settings).with_muon(options.momentum),
+    };
     let (model, optimiser, step, saved) = match earlier {
         Some((folder, state)) => {
             options.check_same_run(&state.options)?;
@@ -65,7 +69,7 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
             // With scales that warm up, a checkpoint has those of its last step.
             let recipe = options.recipe_at(&config.recipe, state.step.saturating_sub(1));
             let then = ModelConfig { recipe, ..config.clone() };
-            let (model, optimiser) = restore(&folder, &state, &then, settings, &device)?;
+            let (model, optimiser) = restore(&folder, &state, &then, new, &device)?;
             (model, optimiser, state.step, Some((state.step, folder)))
         }
         None => {
@@ -74,7 +78,7 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
                 Some((checkpoint, layers)) => LoopModel::start(&config, (checkpoint, layers), gate, seed, &device)?,
                 None => LoopModel::init(&config, options.init_std, gate, seed, &device)?,
             };
-            (model, AdamW::new(settings), 0, None)
+            (model, new, 0, None)
         }
     };
     Ok(Run {
@@ -210,9 +214,9 @@ fn restore(
     folder: &Path,
     state: &State,
     config: &ModelConfig,
-    settings: AdamWSettings,
+    new: Optimiser,
     device: &Device,
-) -> Result<(LoopModel, AdamW)> {
+) -> Result<(LoopModel, Optimiser)> {
     let model = LoopModel::load(folder, device)?;
     if model.config() != config {
         return Err(Error::resume(folder, "its config.json does not describe the model of its trainer.json"));
@@ -229,7 +233,7 @@ fn restore(
         let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         moments.push(NamedTensor { name, shape: view.shape().to_vec(), values });
     }
-    let optimiser = AdamW::from_tensors(settings, state.step, &moments, &model)?;
+    let optimiser = Optimiser::from_tensors(new, state.step, &moments, &model)?;
     Ok((model, optimiser))
 }
 

@@ -1,10 +1,11 @@
-//! AdamW (Loshchilov and Hutter, 2019, algorithm 2), as PyTorch computes it.
+//! The optimiser's state and its step: AdamW (Loshchilov and Hutter, 2019, algorithm 2) as PyTorch computes it, for all
+//! parameters or for those that are no matrices of a layer.
 
-use super::Gradients;
+use super::{Gradients, muon};
 use crate::host::host;
 use crate::model::LoopModel;
 use crate::ops::{self, AdamStep};
-use crate::weights::{NamedTensor, slots};
+use crate::weights::{NamedTensor, Slot, slots};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -23,23 +24,32 @@ pub struct AdamWSettings {
     pub weight_decay: f64,
 }
 
-/// The optimiser with its two moments for each parameter.
-pub struct AdamW {
+/// The optimiser with what it remembers of each parameter.
+pub struct Optimiser {
     settings: AdamWSettings,
+    /// The momentum of [`muon`], if it is to take the matrices of the layers.
+    muon: Option<f64>,
     /// Steps taken.
     time: usize,
     moments: Vec<Option<Moments>>,
 }
 
+/// Running means of a parameter's gradients and, with AdamW, of their squares.
 struct Moments {
     first: Tensor<1>,
-    second: Tensor<1>,
+    second: Option<Tensor<1>>,
 }
 
-impl AdamW {
-    /// An optimiser that has taken no step.
+impl Optimiser {
+    /// AdamW that has taken no step.
     pub fn new(settings: AdamWSettings) -> Self {
-        Self { settings, time: 0, moments: Vec::new() }
+        Self { settings, muon: None, time: 0, moments: Vec::new() }
+    }
+
+    /// With [`muon`] for the matrices of the layers; AdamW keeps the embedding, the head, norms and gates.
+    #[must_use]
+    pub fn with_muon(self, momentum: f64) -> Self {
+        Self { muon: Some(momentum), ..self }
     }
 
     /// Takes one step and returns the changed model. With t the step, g the gradient, a = learning rate:
@@ -66,6 +76,9 @@ impl AdamW {
                 correction: (1.0 / (1.0 - beta2.powi(power))) as f32,
             },
             keep: (1.0 - rate * self.settings.weight_decay) as f32,
+            rate: rate as f32,
+            muon: self.muon.map(|momentum| momentum as f32),
+            slots: slots(model.config()).into_iter(),
             parts: grads.flat.into_iter().zip(&mut self.moments),
         };
         model.map(&mut update)
@@ -76,12 +89,13 @@ impl AdamW {
         self.time
     }
 
-    /// The moments under the checkpoint's tensor names, as `exp_avg.NAME` and `exp_avg_sq.NAME`.
+    /// The moments under the checkpoint's tensor names, as `exp_avg.NAME` and, with AdamW, `exp_avg_sq.NAME`.
     pub fn to_tensors(&self, model: &LoopModel) -> Vec<NamedTensor> {
         let mut tensors = Vec::new();
         for (slot, moments) in slots(model.config()).iter().zip(&self.moments) {
             let Some(moments) = moments else { continue };
-            for (prefix, values) in [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)] {
+            let second = moments.second.iter().map(|values| ("exp_avg_sq", values));
+            for (prefix, values) in [("exp_avg", &moments.first)].into_iter().chain(second) {
                 let parts = slot.split(&host(values.clone()));
                 tensors.extend(parts.into_iter().map(|t| NamedTensor { name: format!("{prefix}.{}", t.name), ..t }));
             }
@@ -92,14 +106,9 @@ impl AdamW {
     /// Restores an optimiser that had taken `time` steps on this model.
     ///
     /// # Errors
-    /// A moment has another shape than its parameter, or only one of the two is there.
-    pub fn from_tensors(
-        settings: AdamWSettings,
-        time: usize,
-        tensors: &[NamedTensor],
-        model: &LoopModel,
-    ) -> Result<Self> {
-        let device = model.device().inner();
+    /// A moment has another shape than its parameter, or others are there than `new` would keep.
+    pub fn from_tensors(new: Self, time: usize, tensors: &[NamedTensor], model: &LoopModel) -> Result<Self> {
+        let (device, muon) = (model.device().inner(), new.muon);
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut moments = Vec::new();
         for slot in slots(model.config()) {
@@ -124,12 +133,14 @@ impl AdamW {
                 Ok(Some(Tensor::from_data(TensorData::new(values, [size]), &device)))
             };
             moments.push(match (load("exp_avg")?, load("exp_avg_sq")?) {
-                (Some(first), Some(second)) => Some(Moments { first, second }),
+                (Some(first), second) if second.is_some() != (muon.is_some() && muon::takes(&slot)) => {
+                    Some(Moments { first, second })
+                }
                 (None, None) => None,
-                _ => return Err(Error::tensor(&slot.parts[0].name, "has only one of its two moments")),
+                _ => return Err(Error::tensor(&slot.parts[0].name, "has other moments than its optimiser keeps")),
             });
         }
-        Ok(Self { settings, time, moments })
+        Ok(Self { time, moments, ..new })
     }
 }
 
@@ -137,22 +148,41 @@ struct Update<I> {
     step: AdamStep,
     /// `AdamStep::keep` of the parameters that decay.
     keep: f32,
+    /// The learning rate, and the momentum of those that are not AdamW's.
+    rate: f32,
+    muon: Option<f32>,
+    slots: std::vec::IntoIter<Slot>,
     parts: I,
 }
 
 impl<'a, I: Iterator<Item = (Option<Tensor<1>>, &'a mut Option<Moments>)>> ModuleMapper for Update<I> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let slot = self.slots.next();
         let Some((Some(grad), moments)) = self.parts.next() else { return param };
+        let momentum = self.muon.filter(|_| slot.as_ref().is_some_and(muon::takes));
         let step = AdamStep { keep: if D >= 2 { self.keep } else { 1.0 }, ..self.step };
         param.map(|value| {
             let (dims, tracked) = (value.dims(), value.is_require_grad());
             let value = value.inner().reshape(grad.dims());
             let (first, second) = match moments.take() {
                 Some(moments) => (moments.first, moments.second),
-                None => (value.zeros_like(), value.zeros_like()),
+                None => (value.zeros_like(), None),
             };
-            let [value, first, second] = ops::adam(step, grad, [value, first, second]);
-            *moments = Some(Moments { first, second });
+            let value = match (momentum, &slot) {
+                (Some(momentum), Some(slot)) => {
+                    let grad = grad.mul_scalar(step.factor);
+                    let first = first.mul_scalar(momentum) + grad.clone();
+                    let change = muon::change(slot, grad + first.clone().mul_scalar(momentum));
+                    *moments = Some(Moments { first, second: None });
+                    value.mul_scalar(step.keep) - change.mul_scalar(self.rate)
+                }
+                _ => {
+                    let second = second.unwrap_or_else(|| value.zeros_like());
+                    let [value, first, second] = ops::adam(step, grad, [value, first, second]);
+                    *moments = Some(Moments { first, second: Some(second) });
+                    value
+                }
+            };
             let value = value.reshape(dims);
             if tracked { Tensor::from_inner(value).require_grad() } else { value }
         })
