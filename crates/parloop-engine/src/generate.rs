@@ -6,9 +6,9 @@
 mod continuation;
 
 pub(crate) use continuation::logprobs;
-pub use continuation::{Continuation, Filter, Token};
+pub use continuation::{Continuation, Token};
 
-use crate::{Engine, Passes, Prefill, Result, SampleOptions, Sequence};
+use crate::{Engine, Filter, Passes, Prefill, Result, SampleOptions, Sequence};
 use parloop_model::tokenizer::TextStream;
 
 /// What to generate.

@@ -28,6 +28,25 @@ impl Engine {
         device.head(on, model, &x[rows.start * d..rows.end * d], &mut logits[..len]);
     }
 
+    /// The logits `[V]` of a loop's output `[d]`: what it would say if it were the last.
+    pub(crate) fn logits_of(&mut self, output: &[f32]) -> Vec<f32> {
+        let mut logits = vec![0.0; self.model.config().vocab_size];
+        let Self { model, device, on, .. } = self;
+        device.head(on, model, output, &mut logits);
+        logits
+    }
+
+    /// The normed state `[d]` of the last loop after the last token of a sequence; nothing where it has to be computed
+    /// again.
+    pub(crate) fn last_state(&self, sequence: &Sequence) -> Vec<f32> {
+        let c = self.model.config();
+        let mut out = vec![0.0; sequence.last.len()];
+        if !out.is_empty() {
+            rms_norm_safe(&self.on, &sequence.last, self.model.final_norm(), c.rms_norm_eps, &mut out);
+        }
+        out
+    }
+
     /// The final norm of a row of `self.x`.
     pub(crate) fn normed(&self, row: usize, out: &mut [f32]) {
         let c = self.model.config();

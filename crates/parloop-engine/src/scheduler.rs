@@ -12,7 +12,7 @@ mod job;
 mod slots;
 
 use crate::turn::{Observer, Outcome, Work};
-use crate::{Engine, Error, Finish, Generation, Model, PrefixCache, Result, Token};
+use crate::{Engine, Error, Filters, Finish, Generation, Model, PrefixCache, Result, Token};
 use job::Job;
 use slots::Slot;
 use std::collections::{HashMap, VecDeque};
@@ -26,12 +26,20 @@ pub struct Request {
     pub options: Generation,
     /// Strings before which it ends.
     pub stop: Vec<String>,
+    /// Tokens that end it beside the model's own.
+    pub ends: Vec<u32>,
+    /// What changes the logits before a token is chosen.
+    pub filters: Filters,
     /// Log-probabilities of written tokens, with so many of the most likely ones.
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt. All loops then run over all of its positions.
     pub prompt_logprobs: Option<usize>,
     /// Whose cached prefixes may serve, and who is served by what this leaves.
     pub owner: u64,
+    /// For each written token, so many of the most likely ones after each loop. All loops then run over all positions.
+    pub loops: Option<usize>,
+    /// The state after the last token of the prompt is wanted.
+    pub state: bool,
     /// Leave nothing in the cache and take nothing from it.
     pub uncached: bool,
     /// Remember its text under this number when it is done, for [`Scheduler::save_slot`].
@@ -82,12 +90,16 @@ pub struct Answer {
     pub finish: Finish,
     /// Text that was held back with the last token.
     pub rest: String,
+    /// The stop string that came.
+    pub stop: Option<String>,
     /// Tokens of the prompt that came from the cache.
     pub cached: usize,
     /// Tokens written.
     pub written: usize,
     /// One for each token of the prompt, if asked for.
     pub prompt_logprobs: Vec<PromptLogprob>,
+    /// The normed state `[d]` of the last loop after the prompt, if asked for.
+    pub state: Vec<f32>,
 }
 
 /// Limits of a scheduler.
@@ -235,10 +247,18 @@ impl<'m> Scheduler<'m> {
             self.running[writing..].rotate_left(shift);
         }
         self.turns += 1;
-        let mut scores = Scores { jobs: self.running.iter().map(Job::wants_scores).collect(), taken: Vec::new() };
+        let mut scores = Scores {
+            jobs: self.running.iter().map(Job::wants_scores).collect(),
+            states: self.running.iter().map(Job::wants_states).collect(),
+            taken: Vec::new(),
+            seen: Vec::new(),
+        };
         let mut work: Vec<Work<'_>> = self.running.iter_mut().map(Job::work).collect();
         let outcomes = self.engine.turn(&mut work, self.limits.rows, Some(&mut scores));
         self.keep_spans(outcomes.iter().any(|o| matches!(o, Outcome::Goes | Outcome::Done(_))));
+        for (i, r, output) in scores.seen {
+            self.running[i].saw(r, output);
+        }
         for (i, position, score) in scores.taken {
             self.running[i].scored(position, score);
         }
@@ -336,17 +356,31 @@ impl<'m> Scheduler<'m> {
     }
 }
 
-/// Takes the log-probabilities of prompts as their logits come.
+/// Takes the log-probabilities of prompts as their logits come, and outputs of loops.
 struct Scores {
     /// For each piece of work, the tokens whose log-probabilities are wanted, and how many of the most likely.
     jobs: Vec<Option<(Vec<u32>, usize)>>,
+    /// For each piece of work, the position whose outputs of each loop are wanted.
+    states: Vec<Option<usize>>,
     /// Work, position, and what the token there got.
     taken: Vec<(usize, usize, Logprob)>,
+    /// Work, loop, and its output.
+    seen: Vec<(usize, usize, Vec<f32>)>,
 }
 
 impl Observer for Scores {
     fn wants_states(&self) -> bool {
-        false
+        self.states.iter().any(Option::is_some)
+    }
+
+    fn wants_states_of(&self, work: usize) -> bool {
+        self.states.get(work).is_some_and(Option::is_some)
+    }
+
+    fn output(&mut self, work: usize, r: usize, position: usize, output: &[f32]) {
+        if self.states.get(work) == Some(&Some(position)) {
+            self.seen.push((work, r, output.to_vec()));
+        }
     }
 
     fn logits(&mut self, work: usize, position: usize, logits: &[f32]) {

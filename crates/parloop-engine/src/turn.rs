@@ -36,8 +36,16 @@ pub trait Observer {
         true
     }
 
+    /// The same for one piece of work, where not all are looked at.
+    fn wants_states_of(&self, _work: usize) -> bool {
+        self.wants_states()
+    }
+
     /// The normed output `[d]` of loop `r` (0-based) at a position of the sequence of work `work`.
     fn state(&mut self, _work: usize, _r: usize, _position: usize, _state: &[f32]) {}
+
+    /// The same before the norm.
+    fn output(&mut self, _work: usize, _r: usize, _position: usize, _output: &[f32]) {}
 
     /// The logits `[V]` after a position of the sequence of work `work`, where all are wanted.
     fn logits(&mut self, _work: usize, _position: usize, _logits: &[f32]) {}
@@ -63,11 +71,11 @@ impl Engine {
         row_budget: usize,
         observer: Option<&mut dyn Observer>,
     ) -> Vec<Outcome> {
-        let states = observer.as_ref().is_some_and(|o| o.wants_states());
         let mut room = row_budget;
         let mut runs: Vec<Run> = Vec::with_capacity(work.len());
         let mut outcomes = Vec::with_capacity(work.len());
         for (i, one) in work.iter_mut().enumerate() {
+            let states = observer.as_ref().is_some_and(|o| o.wants_states_of(i));
             outcomes.push(match self.plan(one, room, runs.is_empty(), states) {
                 Ok(None) => Outcome::Waits,
                 Ok(Some(next)) => {
@@ -272,11 +280,12 @@ impl Engine {
                 }
             }
         }
-        if let Some(observer) = observer.as_deref_mut().filter(|o| o.wants_states()) {
+        if let Some(observer) = observer.as_deref_mut().filter(|o| o.wants_states_of(run.work)) {
             let mut state = vec![0.0; d];
             for i in new..rows.end {
                 self.normed(i, &mut state);
                 observer.state(run.work, r, self.rows[i].position, &state);
+                observer.output(run.work, r, self.rows[i].position, &self.x[i * d..][..d]);
             }
         }
         if r + 1 < loops {

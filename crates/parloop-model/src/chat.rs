@@ -96,6 +96,8 @@ pub struct ChatTemplate {
     /// The special tokens by name, such as `bos_token`.
     tokens: Map<String, Value>,
     has_tool_use: bool,
+    /// The program as it was given.
+    source: String,
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -131,7 +133,22 @@ impl ChatTemplate {
             }
         }
         let tokens = source.tokens.iter().map(|(name, token)| (name.clone(), token.as_str().into())).collect();
-        Ok(Self { environment, tokens, has_tool_use: source.tool_use.is_some() })
+        Ok(Self { environment, tokens, has_tool_use: source.tool_use.is_some(), source: source.template.clone() })
+    }
+
+    /// The Jinja program.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The special tokens by name, such as `bos_token`.
+    pub fn tokens(&self) -> &Map<String, Value> {
+        &self.tokens
+    }
+
+    /// Whether a template holds a text, be it to write it or to look for it.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.environment.templates().any(|(_, template)| template.source().contains(text))
     }
 
     /// Writes a conversation. Lists of text parts become plain text where the template cannot take lists.

@@ -4,6 +4,7 @@
 //! SentencePiece's `tokenizer.model`.
 
 pub(crate) mod byte_level;
+mod bytes;
 mod characters;
 pub mod conventions;
 mod declared;

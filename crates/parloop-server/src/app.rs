@@ -1,6 +1,8 @@
 //! The server as a whole: what it holds, its paths, its beginning and end.
 
+use crate::dialect::Dialect;
 use crate::error::{ApiError, ServeError};
+use crate::grammar::Vocabulary;
 use crate::guard::Bodies;
 use crate::listen::Bounds;
 use crate::worker::Worker;
@@ -8,13 +10,14 @@ use crate::{api, guard, listen, page, slots};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{get, post};
 use parloop_engine::{Engine, Limits, Model};
 use parloop_model::{ChatTemplate, GenerationDefaults};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
@@ -66,6 +69,10 @@ pub(crate) struct App {
     pub created: u64,
     pub model: Arc<Model>,
     pub template: Option<ChatTemplate>,
+    /// What the template says about reasoning and calls.
+    pub dialect: Arc<Dialect>,
+    /// Made for the first request that needs it.
+    vocabulary: OnceLock<Option<Arc<Vocabulary>>>,
     pub defaults: GenerationDefaults,
     pub worker: Worker,
     pub key: Option<String>,
@@ -73,6 +80,16 @@ pub(crate) struct App {
     pub most: usize,
     pub bodies: Bodies,
     pub slots: Option<PathBuf>,
+}
+
+impl App {
+    /// The vocabulary of grammars.
+    pub fn vocabulary(&self) -> Result<Arc<Vocabulary>, ApiError> {
+        let made =
+            self.vocabulary.get_or_init(|| Vocabulary::new(self.model.tokenizer()?, self.model.stops()).map(Arc::new));
+        let missing = || ApiError::new(StatusCode::BAD_REQUEST, "the model has no tokenizer that grammars can use");
+        made.clone().ok_or_else(missing)
+    }
 }
 
 /// A model that is ready to be served.
@@ -106,7 +123,24 @@ impl Server {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let Options { name, key, most, body, patience, slots, .. } = options;
         let bodies = Bodies::new(body, patience);
-        let app = App { name, created, model, template, defaults, worker, key, loopback, most, bodies, slots };
+        let dialect = template.as_ref().zip(model.tokenizer());
+        let dialect = dialect.map(|(template, tokenizer)| Dialect::of(template, tokenizer));
+        let (dialect, vocabulary) = (Arc::new(dialect.unwrap_or_default()), OnceLock::new());
+        let app = App {
+            name,
+            created,
+            model,
+            template,
+            dialect,
+            vocabulary,
+            defaults,
+            worker,
+            key,
+            loopback,
+            most,
+            bodies,
+            slots,
+        };
         // Besides those that are computed, some that ask for figures, and some that are only there.
         let bounds = Bounds { connections: 2 * most + 64, patience };
         Ok(Self { app: Arc::new(app), listener, bounds })
@@ -182,11 +216,20 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{id}", get(api::trade::model))
         .route("/v1/completions", post(api::completions::completions))
         .route("/v1/chat/completions", post(api::chat::chat))
+        .route("/v1/messages", post(api::messages::messages))
+        .route("/v1/messages/count_tokens", post(api::messages::count_tokens))
+        .route("/v1/responses", post(api::responses::responses))
+        .route("/v1/fim/completions", post(api::fim::fim))
+        .route("/infill", post(api::fim::infill))
+        .route("/v1/embeddings", post(api::embeddings::embeddings))
+        .route("/v1/chat/completions/input_tokens", post(api::trade::input_tokens))
+        .route("/tokenizer_info", get(api::trade::tokenizer_info))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), guard::whole))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .layer(middleware::from_fn(shaped))
         .with_state(app)
 }
 
@@ -197,4 +240,14 @@ async fn unknown(request: Request) -> ApiError {
 async fn wrong_method(State(_): State<Arc<App>>, request: Request) -> ApiError {
     let (method, path) = (request.method(), request.uri().path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
+}
+
+/// Gives refusals the shape of the interface that they belong to.
+async fn shaped(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    match response.extensions().get::<ApiError>() {
+        Some(error) => error.response_for(&path),
+        None => response,
+    }
 }

@@ -1,4 +1,4 @@
-//! Errors in the shape that clients of OpenAI's interface read.
+//! Errors in the shapes that clients read: OpenAI's, or Anthropic's.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -34,11 +34,13 @@ pub(crate) struct ApiError {
     pub message: String,
     pub param: Option<String>,
     pub code: Option<&'static str>,
+    /// Tokens of a prompt and of the context, where the one does not fit into the other.
+    pub numbers: Option<(usize, usize)>,
 }
 
 impl ApiError {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code: None }
+        Self { status, message: message.into(), param: None, code: None, numbers: None }
     }
 
     /// A field that holds what it must not.
@@ -58,7 +60,48 @@ impl ApiError {
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
-        json!({ "error": { "message": self.message, "type": kind, "param": self.param, "code": self.code } })
+        let mut error = json!({ "message": self.message, "type": kind, "param": self.param, "code": self.code });
+        if let Some((prompt, context)) = self.numbers {
+            error["n_prompt_tokens"] = prompt.into();
+            error["n_ctx"] = context.into();
+        }
+        json!({ "error": error })
+    }
+
+    /// The same in Anthropic's shape.
+    pub fn anthropic(&self) -> serde_json::Value {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        };
+        // Agents of this interface look for these words when a context is full.
+        let message = match self.numbers {
+            Some((prompt, context)) => {
+                format!("prompt is too long: {prompt} tokens > {context} maximum. {}", self.message)
+            }
+            None => self.message.clone(),
+        };
+        json!({ "type": "error", "error": { "type": kind, "message": message } })
+    }
+
+    /// The response with a body of one shape or the other.
+    fn response(&self, body: serde_json::Value) -> Response {
+        let mut response = (self.status, Json(body)).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    /// The response of the interface that a path belongs to.
+    pub fn response_for(&self, path: &str) -> Response {
+        self.response(if path.starts_with("/v1/messages") { self.anthropic() } else { self.body() })
     }
 }
 
@@ -78,11 +121,10 @@ impl From<parloop_model::Error> for ApiError {
 }
 
 impl IntoResponse for ApiError {
+    /// OpenAI's shape; the error goes along, for paths of another interface.
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        let mut response = self.response(self.body());
+        response.extensions_mut().insert(self);
         response
     }
 }

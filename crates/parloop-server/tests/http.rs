@@ -7,13 +7,33 @@ use parloop_server::{Options, Server};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
+#[path = "http/gaps.rs"]
+mod gaps;
+#[path = "http/messages.rs"]
+mod messages;
+#[path = "http/responses.rs"]
+mod responses;
+#[path = "http/sampling.rs"]
+mod sampling;
+#[path = "http/states.rs"]
+mod states;
+#[path = "http/tools.rs"]
+mod tools;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../parloop/model")
+}
+
 fn model() -> Arc<Model> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../parloop/model");
-    let checkpoint = Checkpoint::open(&folder).unwrap();
+    model_of(&folder())
+}
+
+fn model_of(folder: &Path) -> Arc<Model> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
     Arc::new(Model::load(&checkpoint, None, &mut Pool::new(1), &mut |_, _| ()).unwrap())
 }
 
@@ -31,11 +51,21 @@ impl Drop for Running {
     }
 }
 
+/// A template that says nothing but who said what.
+const PLAIN: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+
 fn start(options: Options) -> Running {
-    let mut engine = Engine::new(model(), Some(1)).unwrap();
+    start_with(PLAIN, options)
+}
+
+fn start_with(template: &str, options: Options) -> Running {
+    start_model(model(), template, options)
+}
+
+fn start_model(model: Arc<Model>, template: &str, options: Options) -> Running {
+    let mut engine = Engine::new(model, Some(1)).unwrap();
     engine.set_kv_pool(KvPool::new(64 << 20));
-    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
-    let source = ChatSource { template: source.into(), tool_use: None, tokens: Default::default() };
+    let source = ChatSource { template: template.into(), tool_use: None, tokens: Default::default() };
     let server = Server::new(
         engine,
         Some(ChatTemplate::new(&source).unwrap()),
@@ -93,6 +123,18 @@ impl Running {
         let line = text.lines().find_map(|l| l.strip_prefix(&format!("parloop_{name} ")).map(str::to_owned));
         line.unwrap().parse().unwrap()
     }
+}
+
+/// Names and data of the events of a stream.
+fn events(server: &Running, path: &str, body: Value) -> Vec<(String, Value)> {
+    let (status, body) = server.ask("POST", path, "Content-Type: application/json\r\n", &body.to_string());
+    assert_eq!(status, 200, "{body}");
+    let event = |lines: &str| {
+        let name = lines.lines().find_map(|l| l.strip_prefix("event: "))?;
+        let data = lines.lines().find_map(|l| l.strip_prefix("data: "))?;
+        Some((name.to_owned(), serde_json::from_str(data).unwrap()))
+    };
+    body.split("\n\n").filter_map(event).collect()
 }
 
 fn unchunked(mut body: &str) -> String {
@@ -280,8 +322,20 @@ fn what_is_wrong_is_named() {
         (json!({ "stream": 1 }), "stream"),
         (json!({ "stream_options": [] }), "stream_options"),
         (json!({ "logprobs": 99 }), "logprobs"),
-        (json!({ "logit_bias": { "5": 1 } }), "logit_bias"),
-        (json!({ "suffix": "b" }), "suffix"),
+        (json!({ "logit_bias": { "five": 1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "99999999": 1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "5": 101 } }), "logit_bias"),
+        (json!({ "logit_bias": [5] }), "logit_bias"),
+        (json!({ "presence_penalty": 3 }), "presence_penalty"),
+        (json!({ "frequency_penalty": "a" }), "frequency_penalty"),
+        (json!({ "repeat_last_n": -2 }), "repeat_last_n"),
+        (json!({ "stop": "a".repeat(17_000) }), "stop"),
+        (json!({ "ignore_eos": "yes" }), "ignore_eos"),
+        (json!({ "cache_salt": 5 }), "cache_salt"),
+        (json!({ "stream_options": { "include_usage": 1 } }), "include_usage"),
+        (json!({ "mirostat": 2 }), "mirostat"),
+        (json!({ "suffix": "b" }), "filling in the middle"),
+        (json!({ "loops_logprobs": 0 }), "loops_logprobs"),
     ] {
         refused("/v1/completions", base(more), 400, word);
     }

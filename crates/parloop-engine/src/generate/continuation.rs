@@ -1,7 +1,7 @@
 //! What a text is continued by: from logits to tokens and text, whoever computes the logits.
 
 use super::{Finish, Generation};
-use crate::{Model, Result, Sampler};
+use crate::{Filter, Model, Result, Sampler};
 use parloop_model::Stops;
 use parloop_model::tokenizer::TextStream;
 
@@ -18,15 +18,8 @@ pub struct Token {
     pub logprob: Option<f32>,
     /// The most likely tokens and theirs, most likely first, as many as were asked for.
     pub top: Vec<(u32, f32)>,
-}
-
-/// Changes the logits of the next token: a bias, a ban, a grammar.
-pub trait Filter: Send {
-    /// Changes logits `[V]`; minus infinity forbids a token.
-    fn apply(&mut self, logits: &mut [f32]);
-
-    /// Sees the token that was chosen.
-    fn accept(&mut self, _token: u32) {}
+    /// The most likely tokens after each loop, most likely first, as many as were asked for.
+    pub loops: Vec<Vec<(u32, f32)>>,
 }
 
 /// How one text goes on: the sampler, the text so far, and when it ends.
@@ -36,10 +29,13 @@ pub struct Continuation<'a> {
     /// Logits that filters change.
     changed: Vec<f32>,
     ends: Stops,
+    further_ends: Vec<u32>,
     limit: usize,
     ignore_end: bool,
     stream: Option<TextStream<'a>>,
     stops: Vec<String>,
+    /// The stop string that came.
+    stopped_by: Option<String>,
     top: Option<usize>,
     /// Text that could still become a stop string; once it has ended, what is left.
     held: String,
@@ -62,10 +58,12 @@ impl<'a> Continuation<'a> {
             filters: Vec::new(),
             changed: Vec::new(),
             ends: model.stops().clone(),
+            further_ends: Vec::new(),
             limit: options.tokens,
             ignore_end: options.ignore_end,
             stream: None,
             stops: Vec::new(),
+            stopped_by: None,
             top: None,
             held: String::new(),
             written: 0,
@@ -83,6 +81,11 @@ impl<'a> Continuation<'a> {
     pub fn stop(self, mut stops: Vec<String>) -> Self {
         stops.retain(|s| !s.is_empty());
         Self { stops, ..self }
+    }
+
+    /// Ends at these tokens too, which are no part of its text.
+    pub fn ends(self, further_ends: Vec<u32>) -> Self {
+        Self { further_ends, ..self }
     }
 
     /// With log-probabilities, and those of the `top` most likely tokens.
@@ -104,6 +107,11 @@ impl<'a> Continuation<'a> {
     /// Why it ended, if it has.
     pub fn finish(&self) -> Option<Finish> {
         self.finish
+    }
+
+    /// The stop string before which it ended.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.stopped_by.as_deref()
     }
 
     /// The token that was chosen last: the next one for the model.
@@ -143,7 +151,7 @@ impl<'a> Continuation<'a> {
             return Ok(None);
         }
         let id = self.choose(logits)?;
-        if self.ends.contains(id) && !self.ignore_end {
+        if (self.ends.contains(id) || self.further_ends.contains(&id)) && !self.ignore_end {
             self.end(Finish::End)?;
             return Ok(None);
         }
@@ -155,12 +163,16 @@ impl<'a> Continuation<'a> {
             self.held += &stream.push(id)?;
         }
         let mut text = self.settled();
-        if self.finish.is_none() && self.written == self.limit {
-            self.end(Finish::Length)?;
+        let over = match self.filters.iter().any(|f| f.ended()) {
+            true => Some(Finish::End),
+            false => (self.written == self.limit).then_some(Finish::Length),
+        };
+        if let (None, Some(finish)) = (self.finish, over) {
+            self.end(finish)?;
             text += &std::mem::take(&mut self.held);
         }
         let (logprob, top) = self.top.map_or_else(Default::default, |top| logprobs(logits, id, top));
-        Ok(Some(Token { id, text, logprob, top }))
+        Ok(Some(Token { id, text, logprob, top, loops: Vec::new() }))
     }
 
     fn choose(&mut self, logits: &[f32]) -> Result<u32> {
@@ -175,8 +187,10 @@ impl<'a> Continuation<'a> {
 
     /// The part of the held text that can be shown: up to a stop string, or to what can still become one.
     fn settled(&mut self) -> String {
-        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s)).min() {
+        let found = self.stops.iter().filter_map(|s| Some((self.held.find(s)?, s))).min_by_key(|(at, _)| *at);
+        if let Some((at, stop)) = found {
             self.finish = Some(Finish::Stopped);
+            self.stopped_by = Some(stop.clone());
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
         }

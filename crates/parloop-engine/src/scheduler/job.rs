@@ -16,6 +16,10 @@ pub(super) struct Job<'m> {
     continuation: Continuation<'m>,
     cached: usize,
     logprobs: Vec<PromptLogprob>,
+    /// The outputs of each loop at the last position.
+    loops: Vec<Vec<f32>>,
+    /// The state after the prompt.
+    state: Vec<f32>,
 }
 
 impl<'m> Job<'m> {
@@ -28,6 +32,10 @@ impl<'m> Job<'m> {
         if let Some(tokenizer) = model.tokenizer() {
             let stream = if request.apart { tokenizer.stream() } else { tokenizer.stream_after(&request.prompt)? };
             continuation = continuation.text(stream).stop(request.stop.clone());
+        }
+        continuation = continuation.ends(request.ends.clone());
+        for filter in request.filters.make() {
+            continuation = continuation.filter(filter);
         }
         if let Some(top) = request.logprobs {
             continuation = continuation.logprobs(top);
@@ -43,6 +51,8 @@ impl<'m> Job<'m> {
             continuation,
             cached: 0,
             logprobs,
+            loops: Vec::new(),
+            state: Vec::new(),
         })
     }
 
@@ -59,6 +69,16 @@ impl<'m> Job<'m> {
     pub fn wants_scores(&self) -> Option<(Vec<u32>, usize)> {
         let top = self.request.prompt_logprobs.filter(|_| self.prompt.want() == Want::All)?;
         Some((self.request.prompt.clone(), top))
+    }
+
+    /// The position whose outputs of each loop are wanted.
+    pub fn wants_states(&self) -> Option<usize> {
+        self.request.loops.map(|_| self.text.len() - 1)
+    }
+
+    pub fn saw(&mut self, r: usize, output: Vec<f32>) {
+        self.loops.resize(self.loops.len().max(r + 1), Vec::new());
+        self.loops[r] = output;
     }
 
     pub fn scored(&mut self, position: usize, score: Logprob) {
@@ -103,7 +123,15 @@ impl<'m> Job<'m> {
             Some(i) => self.continuation.take(engine.turn_logits(i))?,
             None => self.continuation.take(engine.logits(&mut self.sequence)?)?,
         };
-        let Some(token) = token else { return Ok(self.answer().map(Event::Finished)) };
+        if self.request.state && self.state.is_empty() {
+            self.state = engine.last_state(&self.sequence);
+        }
+        let loops = std::mem::take(&mut self.loops);
+        let Some(mut token) = token else { return Ok(self.answer().map(Event::Finished)) };
+        if let Some(top) = self.request.loops {
+            let likely = |output: Vec<f32>| crate::generate::logprobs(&engine.logits_of(&output), token.id, top).1;
+            token.loops = loops.into_iter().map(likely).collect();
+        }
         self.text.push(token.id);
         if self.continuation.finish().is_none() && self.sequence.len() >= self.context {
             self.continuation.end(Finish::Context)?;
@@ -117,9 +145,11 @@ impl<'m> Job<'m> {
         Some(Answer {
             finish: self.continuation.finish()?,
             rest: self.continuation.rest(),
+            stop: self.continuation.stopped_by().map(str::to_owned),
             cached: self.cached,
             written: self.continuation.written(),
             prompt_logprobs: std::mem::take(&mut self.logprobs),
+            state: std::mem::take(&mut self.state),
         })
     }
 

@@ -102,6 +102,11 @@ impl Steps {
         Some(Self(steps))
     }
 
+    /// Whether the characters of tokens stand for bytes.
+    pub fn is_byte_level(&self) -> bool {
+        self.0.iter().any(|step| matches!(step, Step::ByteLevel))
+    }
+
     /// Takes a token and returns the text that is now certain.
     ///
     /// # Errors

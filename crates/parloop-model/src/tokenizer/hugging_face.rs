@@ -163,6 +163,11 @@ impl HuggingFace {
         self.literal().is_some_and(|inner| inner.begins(text))
     }
 
+    /// Whether the characters of tokens stand for bytes.
+    pub(super) fn is_byte_level(&self) -> bool {
+        self.steps.as_ref().is_some_and(Steps::is_byte_level)
+    }
+
     /// Whether ids become text one by one.
     pub(super) fn streams(&self) -> bool {
         self.steps.is_some()

@@ -1,8 +1,12 @@
 //! `POST /v1/completions`.
 
 use super::fields::{Fields, short};
-use super::stream::{Chunks, Usage, Whole, chunks, reason, whole};
-use super::{identifier, now, object};
+use super::fim::gap;
+use super::job::{Job, Part, Usage, Whole};
+use super::reading::{Piece, Reading};
+use super::sampling::{Asked, choices, request, times};
+use super::stream::{self, Chunk, Render};
+use super::{Shown, identifier, loops, now, object};
 use crate::app::App;
 use crate::error::ApiError;
 use axum::Json;
@@ -26,77 +30,85 @@ pub(crate) async fn completions(
 ) -> Result<Response, ApiError> {
     let body = object(&headers, &body)?;
     let fields = Fields(&body);
-    fields.check(&app)?;
-    if fields.get("suffix").is_some_and(|s| s != "") {
-        return Err(ApiError::field("suffix", "this server does not fill in the middle yet: leave it out"));
-    }
+    fields.check_model(&app)?;
+    let suffix = fields.string("suffix")?.filter(|s| !s.is_empty());
     let top = fields.whole("logprobs", 0, 20)?.map(|n| n as usize);
     let echo = fields.bool("echo")?;
-    let (streamed, n) = (fields.stream()?, fields.choices()?);
-    let prompts = prompts(&app, &fields)?;
-    let mut requests = Vec::with_capacity(prompts.len() * n);
-    let mut usage = Usage::default();
-    for prompt in &prompts {
-        usage.prompt += prompt.len();
-        for i in 0..n {
-            let mut request = fields.request(&app, prompt.clone(), Some(16))?;
-            request.logprobs = top;
-            if echo && top.is_some() {
-                request.prompt_logprobs = top;
-                // Whoever scores texts counts on a written token, be it the end.
-                request.options.ignore_end = true;
-            }
-            request.options.sampling.seed = request.options.sampling.seed.wrapping_add(i as u64);
-            requests.push(request);
+    let (shown, n) = (Shown::read(&fields)?, choices(&fields)?);
+    if echo && suffix.is_some() {
+        return Err(ApiError::field("echo", "what stands around a gap is not repeated: ask without it"));
+    }
+    if echo && shown.stream {
+        return Err(ApiError::field("echo", "a stream does not repeat its prompt: ask without stream"));
+    }
+    let asked = Asked::read(&fields, Some(16))?;
+    let mut requests = Vec::new();
+    let loops = fields.whole("loops_logprobs", 1, 20)?.map(|n| n as usize);
+    let each = match suffix {
+        None => prompts(&app, &fields, "prompt")?.into_iter().map(|p| request(&app, &fields, &asked, p)).collect(),
+        Some(suffix) => {
+            let prompt = fields.string("prompt")?.ok_or_else(|| ApiError::field("prompt", "it is missing"))?;
+            gap(&app, &fields, &asked, prompt, suffix, "suffix").map(|request| vec![request])
         }
+    };
+    for mut one in each? {
+        (one.logprobs, one.loops) = (top, loops);
+        if echo && top.is_some() {
+            one.prompt_logprobs = top;
+            // Whoever scores texts counts on a written token, be it the end.
+            one.options.ignore_end = true;
+        }
+        requests.extend(times(&one, n));
     }
     let around = Around { id: identifier("cmpl"), created: now(), model: app.name.clone() };
     let texts: Vec<Vec<u32>> = requests.iter().map(|r: &Request| r.prompt.clone()).collect();
-    let events = app.worker.submit(requests)?;
-    if let Some(tell_usage) = streamed {
-        if echo {
-            return Err(ApiError::field("echo", "a stream does not repeat its prompt: ask without stream"));
-        }
-        let kind = Pieces { around, app: app.clone(), logprobs: top.is_some(), offsets: vec![0; texts.len()] };
-        return Ok(chunks(app, events, kind, usage, tell_usage));
+    let running = Job { requests, reading: Reading::default() }.start(&app)?;
+    if shown.stream {
+        let offsets = vec![0; texts.len()];
+        let kind = Pieces { around, app: app.clone(), logprobs: top.is_some(), offsets, shown };
+        return Ok(stream::answer(app, running, kind));
     }
-    let (answers, usage) = whole(events, usage).await?;
+    let (answers, usage) = running.whole().await?;
+    let timings = answers.last().map(|one| one.timings.json());
     let choices = answers.into_iter().zip(&texts).enumerate();
     let choices = choices.map(|(i, (answer, prompt))| choice(&app, i, answer, prompt, echo, top.is_some()));
     let mut answer = around.json(choices.collect::<Result<_, _>>()?);
     answer["usage"] = usage.json();
+    answer["timings"] = timings.into();
     Ok(Json(answer).into_response())
 }
 
 /// The prompts: a string, ids, or a list of either.
-fn prompts(app: &App, fields: &Fields<'_>) -> Result<Vec<Vec<u32>>, ApiError> {
+pub(super) fn prompts(app: &App, fields: &Fields<'_>, name: &str) -> Result<Vec<Vec<u32>>, ApiError> {
     let encode = |text: &str| match app.model.tokenizer() {
         Some(tokenizer) => Ok(tokenizer.encode(text)?),
-        None => Err(ApiError::field("prompt", "the model has no tokenizer: give ids")),
+        None => Err(ApiError::field(name, "the model has no tokenizer: give ids")),
     };
-    let wrong = |value: &Value| {
-        ApiError::field("prompt", format!("{} is no string, list of ids, or list of these", short(value)))
-    };
+    let wrong =
+        |value: &Value| ApiError::field(name, format!("{} is no string, list of ids, or list of these", short(value)));
     let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong(value));
     let one = |value: &Value| match value {
         Value::String(text) => encode(text),
         Value::Array(ids) => ids.iter().map(id).collect(),
         other => Err(wrong(other)),
     };
-    let Some(value) = fields.get("prompt") else { return Err(ApiError::field("prompt", "it is missing")) };
+    let Some(value) = fields.get(name) else { return Err(ApiError::field(name, "it is missing")) };
     let prompts = match value {
         Value::Array(all) if all.first().is_some_and(|v| v.is_string() || v.is_array()) => {
             all.iter().map(one).collect::<Result<Vec<_>, _>>()?
         }
         one_of_them => vec![one(one_of_them)?],
     };
-    if prompts.len() > PROMPTS {
-        return Err(ApiError::field("prompt", format!("{} prompts, at most {PROMPTS} are taken", prompts.len())));
+    if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
+        return Err(ApiError::field(name, "a text without a token cannot be gone on from: give at least one"));
     }
-    // One that is too long is refused with the words for that, in `Fields::request`.
+    if prompts.len() > PROMPTS {
+        return Err(ApiError::field(name, format!("{} texts, at most {PROMPTS} are taken", prompts.len())));
+    }
+    // One that is too long is refused with the words for that, in `sampling::request`.
     let context = app.model.config().max_position_embeddings;
     for prompt in prompts.iter().filter(|p| p.len() <= context) {
-        app.model.config().check_tokens(prompt).map_err(|e| ApiError::field("prompt", e))?;
+        app.model.config().check_tokens(prompt).map_err(|e| ApiError::field(name, e))?;
     }
     Ok(prompts)
 }
@@ -127,7 +139,7 @@ fn choice(
     echo: bool,
     logprobs: bool,
 ) -> Result<Value, ApiError> {
-    let Whole { mut text, tokens, answer } = whole;
+    let Whole { mut text, tokens, answer, reason, .. } = whole;
     if echo && let Some(tokenizer) = app.model.tokenizer() {
         text.insert_str(0, &tokenizer.decode(prompt)?);
     }
@@ -139,7 +151,9 @@ fn choice(
         tokens.iter().for_each(|token| list.written(app, token));
     }
     let logprobs = if logprobs { list.json() } else { Value::Null };
-    Ok(json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason(answer.finish) }))
+    let mut choice = json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason.openai() });
+    loops(app, &tokens, &mut choice);
+    Ok(choice)
 }
 
 /// Log-probabilities as lists side by side.
@@ -201,28 +215,70 @@ struct Pieces {
     app: Arc<App>,
     logprobs: bool,
     offsets: Vec<usize>,
+    shown: Shown,
 }
 
-impl Chunks for Pieces {
-    fn first(&self, _choice: usize) -> Option<Value> {
-        None
+impl Pieces {
+    fn chunk(&self, choice: Option<Value>, usage: &Usage) -> Value {
+        let mut chunk = self.around.json(choice.into_iter().collect());
+        self.shown.usage(&mut chunk, usage, false);
+        chunk
+    }
+}
+
+/// The text of pieces that are nothing else.
+fn text(pieces: Vec<Piece>) -> String {
+    let text = |piece| if let Piece::Text(text) = piece { text } else { String::new() };
+    pieces.into_iter().map(text).collect()
+}
+
+impl Render for Pieces {
+    fn begin(&mut self, _usage: &Usage) -> Vec<Chunk> {
+        Vec::new()
     }
 
-    fn token(&mut self, choice: usize, token: &Token) -> Value {
-        let logprobs = self.logprobs.then(|| {
-            let mut list = Logprobs { offset: self.offsets[choice], ..Logprobs::default() };
-            list.written(&self.app, token);
-            self.offsets[choice] = list.offset;
-            list.json()
+    fn part(&mut self, choice: usize, part: Part, usage: &Usage) -> Vec<Chunk> {
+        let chunk = match part {
+            Part::Token { token, pieces } => {
+                let logprobs = self.logprobs.then(|| {
+                    let mut list = Logprobs { offset: self.offsets[choice], ..Logprobs::default() };
+                    list.written(&self.app, &token);
+                    self.offsets[choice] = list.offset;
+                    list.json()
+                });
+                let text = text(pieces);
+                let mut choice = json!({ "index": choice, "text": text, "logprobs": logprobs, "finish_reason": null });
+                loops(&self.app, &[token], &mut choice);
+                choice
+            }
+            Part::End(end) => {
+                let text = text(end.pieces);
+                let reason = end.reason.openai();
+                let choice = json!({ "index": choice, "text": text, "logprobs": null, "finish_reason": reason });
+                let mut chunk = self.chunk(Some(choice), usage);
+                chunk["timings"] = end.timings.json();
+                return vec![Chunk::data(&chunk)];
+            }
+            Part::Prompt { done, cached, total } if self.shown.progress => {
+                let choice = json!({ "index": choice, "text": "", "logprobs": null, "finish_reason": null });
+                return vec![self.shown.prompt(self.chunk(Some(choice), usage), done, cached, total)];
+            }
+            Part::Prompt { .. } => return Vec::new(),
+            Part::Failed(error) => return self.failed(&error),
+        };
+        vec![Chunk::data(&self.chunk(Some(chunk), usage))]
+    }
+
+    fn end(&mut self, usage: &Usage) -> Vec<Chunk> {
+        let last = self.shown.include_usage.then(|| {
+            let mut chunk = self.chunk(None, usage);
+            self.shown.usage(&mut chunk, usage, true);
+            Chunk::data(&chunk)
         });
-        json!({ "index": choice, "text": token.text, "logprobs": logprobs, "finish_reason": null })
+        last.into_iter().chain([Chunk::done()]).collect()
     }
 
-    fn last(&mut self, choice: usize, rest: &str, reason: &'static str) -> Value {
-        json!({ "index": choice, "text": rest, "logprobs": null, "finish_reason": reason })
-    }
-
-    fn around(&self, choices: Vec<Value>) -> Value {
-        self.around.json(choices)
+    fn failed(&mut self, error: &ApiError) -> Vec<Chunk> {
+        vec![Chunk::data(&error.body()), Chunk::done()]
     }
 }

@@ -1,6 +1,6 @@
 //! What stands around completions: health, models, tokens, figures.
 
-use super::chat::render;
+use super::chat::talk;
 use super::fields::{Fields, short};
 use super::object;
 use crate::app::App;
@@ -110,8 +110,43 @@ pub(crate) async fn apply_template(
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let body = object(&headers, &body)?;
-    let (text, ids) = render(&app, &Fields(&body))?;
-    Ok(Json(json!({ "prompt": text, "tokens": ids })))
+    let written = talk(&Fields(&body))?.write(&app)?;
+    Ok(Json(json!({ "prompt": written.text, "tokens": written.ids })))
+}
+
+/// How many tokens a conversation has; nothing is computed.
+pub(crate) async fn input_tokens(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let body = object(&headers, &body)?;
+    let count = talk(&Fields(&body))?.write(&app)?.ids.len();
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": count })))
+}
+
+/// What clients want to know of a tokenizer that they do not have.
+pub(crate) async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, "the model has no tokenizer");
+    let tokenizer = app.model.tokenizer().ok_or_else(missing)?;
+    let (before, _) = tokenizer.around()?;
+    let text = |id: Option<&u32>| id.and_then(|id| tokenizer.token(*id));
+    let end = text(app.model.stops().ids().first());
+    let size = tokenizer.vocab_size();
+    let mut info = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "vocab_size": size,
+        "model_max_length": app.model.config().max_position_embeddings,
+        "bos_token": text(before.first()),
+        "eos_token": end,
+        "pad_token": end,
+        "add_bos_token": !before.is_empty(),
+    });
+    if let (Some(template), Value::Object(info)) = (&app.template, &mut info) {
+        info.extend(template.tokens().clone());
+        info.insert("chat_template".into(), template.source().into());
+    }
+    Ok(Json(info))
 }
 
 /// Figures in the text form that Prometheus reads.
