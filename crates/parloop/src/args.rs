@@ -43,6 +43,8 @@ pub enum Command {
     Serve(Box<commands::serve::Serve>),
     #[cfg(feature = "train")]
     Train(Box<commands::train::Train>),
+    #[cfg(feature = "train")]
+    Plot(commands::plot::Plot),
     Bench(commands::bench::Bench),
     Inspect(commands::inspect::Inspect),
     Convert(commands::convert::Convert),

@@ -11,6 +11,8 @@ pub mod inspect;
 pub mod list;
 mod machine;
 pub mod pack;
+#[cfg(feature = "train")]
+pub mod plot;
 #[cfg(feature = "pull")]
 pub mod pull;
 pub mod quantize;
@@ -71,6 +73,8 @@ pub fn run(args: Args) -> Result<()> {
         Command::Serve(args) => serve::serve(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::train(&args),
+        #[cfg(feature = "train")]
+        Command::Plot(args) => plot::plot(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Convert(args) => convert::convert(&args),
