@@ -12,7 +12,15 @@ multiple-choice task made from the lines below, and each score must be that of `
 import argparse, json, os, struct, subprocess, tempfile, urllib.error, urllib.request
 from pathlib import Path
 
-TEMPLATE = """{% for m in messages %}{{ m.role }}: {{ m.content }}
+# A conversation line by line, with calls of tools as many models write them.
+TEMPLATE = """{% if tools %}system: Call a function with <tool_call>
+{"name": NAME, "arguments": ARGUMENTS}
+</tool_call>. Functions: <tools>{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}
+</tools>
+{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content or "" }}{% for call in m.tool_calls or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}
 {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
 
 # Context, what follows it, and what does not.
@@ -175,16 +183,18 @@ def anthropic_client(server, there):
         return said("anthropic", "skipped, this server does not have its interface")
     client = anthropic.Anthropic(base_url=server.url, api_key="sk-local", max_retries=0)
     messages = [{"role": "user", "content": "Who is there?"}]
-    whole = client.messages.create(model="local", max_tokens=12, messages=messages, system="Be brief.", temperature=0)
+    whole = client.messages.create(model="local", max_tokens=12, messages=messages, system="Be brief.",
+                                    extra_body={"temperature": 0})
     text = "".join(block.text for block in whole.content if block.type == "text")
     assert text and whole.stop_reason in ("end_turn", "max_tokens") and whole.usage.output_tokens > 0
-    with client.messages.stream(model="local", max_tokens=12, messages=messages, system="Be brief.", temperature=0) as stream:
+    with client.messages.stream(model="local", max_tokens=12, messages=messages, system="Be brief.",
+                                extra_body={"temperature": 0}) as stream:
         assert "".join(stream.text_stream) == text
         assert stream.get_final_message().usage.output_tokens == whole.usage.output_tokens
     count = client.messages.count_tokens(model="local", messages=messages, system="Be brief.")
     assert count.input_tokens > 0
     said("anthropic", "messages: whole, streamed, counted")
-    for error, change in [(anthropic.NotFoundError, {"model": "other"}), (anthropic.BadRequestError, {"temperature": -1})]:
+    for error, change in [(anthropic.NotFoundError, {"model": "other"}), (anthropic.BadRequestError, {"extra_body": {"temperature": -1}})]:
         try:
             client.messages.create(**{"model": "local", "max_tokens": 1, "messages": messages, **change})
             raise AssertionError(f"{change} was taken")
@@ -206,7 +216,8 @@ def lm_eval_client(server, args):
         task = {"task": "lines", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
                 "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "context", "doc_to_choice": "choices",
                 "doc_to_target": 0, "target_delimiter": "", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}]}
-        settings = {"model": "local", "base_url": server.url + "/v1/completions", "num_concurrent": 4, "max_length": 512}
+        settings = {"model": "local", "base_url": server.url + "/v1/completions", "num_concurrent": 4, "max_length": 512,
+                    "auth_token": "sk-local"}
         if args.tokenizer:
             settings |= {"tokenizer_backend": "huggingface", "tokenizer": args.tokenizer}
         try:
