@@ -9,7 +9,7 @@ mod matrix;
 pub use attention::{Attention, attention};
 
 use crate::perplexity::{kl, log_softmax};
-use crate::{Error, Result};
+use crate::{Error, Labelled, Result};
 use matrix::effective_rank;
 use parloop_engine::{Engine, Observer, Prefill};
 use parloop_model::{Checkpoint, tensors};
@@ -42,11 +42,11 @@ pub struct Loop {
     pub shift: Option<f64>,
     /// Mean entropy of `p^r` in nats.
     pub entropy: f64,
-    /// Mean of `-log p^r(next token)` in nats.
+    /// Mean of `-log p^r(target)` in nats; in a text the target is the next token.
     pub loss: f64,
-    /// Mean rank of the next token under `p^r`; 1 is the most likely.
+    /// Mean rank of the target under `p^r`; 1 is the most likely.
     pub rank: f64,
-    /// Share of positions at which the next token is the most likely.
+    /// Share of positions at which the target is the most likely.
     pub top: f64,
 }
 
@@ -67,24 +67,39 @@ impl Observer for States {
     }
 }
 
-/// The diagnostics of every loop over one sequence of at least two tokens, each position but the last with the token
-/// that follows it.
-///
-/// # Errors
-/// Too few tokens or too many for the context, one outside the vocabulary, or a state that is not a number.
-pub fn loops(engine: &mut Engine, checkpoint: &Checkpoint, ids: &[u32]) -> Result<Vec<Loop>> {
-    if ids.len() < 2 {
-        return Err(Error::option("text", format!("{} tokens", ids.len()), "at least 2: one is to be predicted"));
-    }
-    checkpoint.config().check_tokens(ids)?;
-    let mut states = States::default();
-    let mut sequence = engine.sequence();
-    engine.prefill_all(&mut sequence, ids, &Prefill::default(), &mut states)?;
-    of_states(&states.0, checkpoint, ids)
+/// A text as an item that asks for each next token.
+pub fn text(ids: Vec<u32>) -> Labelled {
+    let targets = ids.iter().skip(1).copied().map(Some).chain([None]).take(ids.len()).collect();
+    Labelled { ids, targets, levels: Vec::new() }
 }
 
-/// The same from states that are there.
-fn of_states(states: &[Vec<Vec<f32>>], checkpoint: &Checkpoint, ids: &[u32]) -> Result<Vec<Loop>> {
+/// The diagnostics of every loop over one item: geometry over all positions, predictions where something is asked.
+///
+/// # Errors
+/// Too many ids for the context, an id or target outside the vocabulary, nothing asked, or a state that is not a number.
+pub fn loops(engine: &mut Engine, checkpoint: &Checkpoint, item: &Labelled) -> Result<Vec<Loop>> {
+    let config = checkpoint.config();
+    config.check_tokens(&item.ids)?;
+    let asked: Vec<u32> = item.targets.iter().take(item.ids.len()).flatten().copied().collect();
+    if asked.is_empty() {
+        return Err(Error::option(
+            "text",
+            format!("{} tokens that ask nothing", item.ids.len()),
+            "something to predict",
+        ));
+    }
+    if let Some(target) = asked.iter().find(|target| **target as usize >= config.vocab_size) {
+        let most = config.vocab_size - 1;
+        return Err(Error::option("target", target, format!("an id of the vocabulary, 0 to {most}")));
+    }
+    let mut states = States::default();
+    let mut sequence = engine.sequence();
+    engine.prefill_all(&mut sequence, &item.ids, &Prefill::default(), &mut states)?;
+    of_states(&states.0, checkpoint, item, asked.len())
+}
+
+/// The same from states that are there; `asked` targets are set.
+fn of_states(states: &[Vec<Vec<f32>>], checkpoint: &Checkpoint, item: &Labelled, asked: usize) -> Result<Vec<Loop>> {
     let config = checkpoint.config();
     let head = checkpoint.tensor(if config.tie_word_embeddings { tensors::EMBEDDING } else { tensors::HEAD })?;
     let (head, width) = (head.to_f32(), head.width());
@@ -109,13 +124,11 @@ fn of_states(states: &[Vec<Vec<f32>>], checkpoint: &Checkpoint, ids: &[u32]) -> 
         }
     }
     // One position at a time: R rows of logits, whatever the vocabulary.
-    let predicted = ids.len() - 1;
-    for t in 0..predicted {
+    for (t, next) in item.targets.iter().enumerate().filter_map(|(t, target)| Some((t, (*target)? as usize))) {
         let logits: Vec<Vec<f32>> = states.iter().map(|states| times(&head, width, &states[t])).collect();
         for (r, row) in logits.iter().enumerate() {
             let one = log_softmax(row);
-            let next = ids[t + 1] as usize;
-            let share = 1.0 / predicted as f64;
+            let share = 1.0 / asked as f64;
             let found = &mut loops[r];
             found.entropy -= share * one.iter().map(|l| l.exp() * l).sum::<f64>();
             found.loss -= share * one[next];

@@ -110,10 +110,9 @@ fn plots(group: &Group<'_>) -> Vec<String> {
     ));
     let rungs: Vec<Category> = tables::rungs(group)
         .into_iter()
-        .enumerate()
-        .map(|(i, (name, paired))| Category {
+        .map(|(name, paired)| Category {
             name: name.to_owned(),
-            colour: i,
+            colour: 1,
             values: Vec::new(),
             interval: Some((paired.low, paired.mean, paired.high)),
             note: format!("{:+.4}", paired.mean),

@@ -1,7 +1,8 @@
 //! The diagnostics against numpy's (`tests/reference/diagnose.py`), on two goldens.
 
 use parloop_engine::{Engine, Model};
-use parloop_eval::diagnose::{Attention, Loop, attention, loops};
+use parloop_eval::Labelled;
+use parloop_eval::diagnose::{Attention, Loop, attention, loops, text};
 use parloop_model::reference::Reference;
 use parloop_testing::Golden;
 use serde::Deserialize;
@@ -44,13 +45,13 @@ fn compare(found: &serde_json::Value, expected: &serde_json::Value, at: &str) {
 
 #[test]
 fn diagnostics_are_numpys() {
-    let text = include_str!("../../../tests/reference/diagnose.json");
-    let all: HashMap<String, Expected> = serde_json::from_str(text).unwrap();
+    let numpy = include_str!("../../../tests/reference/diagnose.json");
+    let all: HashMap<String, Expected> = serde_json::from_str(numpy).unwrap();
     assert_eq!(all.len(), 2);
     for (name, expected) in all {
         let golden = Golden::read(&name);
         let mut engine = Engine::new(Arc::new(Model::new(&golden.checkpoint).unwrap()), Some(1)).unwrap();
-        let found = loops(&mut engine, &golden.checkpoint, &golden.ids).unwrap();
+        let found = loops(&mut engine, &golden.checkpoint, &text(golden.ids.clone())).unwrap();
         compare(&json(&found), &json(&expected.loops), &name);
         let config = golden.checkpoint.config();
         let sizes = [config.recipe.count, config.num_hidden_layers, config.num_attention_heads];
@@ -61,9 +62,23 @@ fn diagnostics_are_numpys() {
 }
 
 #[test]
-fn one_token_is_too_few() {
+fn what_cannot_be_diagnosed_is_told() {
     let golden = Golden::read("plt2");
     let mut engine = Engine::new(Arc::new(Model::new(&golden.checkpoint).unwrap()), Some(1)).unwrap();
-    assert!(loops(&mut engine, &golden.checkpoint, &[1]).unwrap_err().to_string().contains("at least 2"));
-    assert!(loops(&mut engine, &golden.checkpoint, &[1, 60_000]).is_err());
+    let mut of = |item: Labelled| loops(&mut engine, &golden.checkpoint, &item).unwrap_err().to_string();
+    assert!(of(text(vec![1])).contains("ask nothing"));
+    assert!(of(text(vec![1, 60_000])).contains("60000"));
+    assert!(of(Labelled { ids: vec![1], targets: vec![Some(61)], levels: vec![] }).contains("target is 61"));
+}
+
+#[test]
+fn a_task_is_asked_for_its_targets() {
+    let golden = Golden::read("plt3");
+    let mut engine = Engine::new(Arc::new(Model::new(&golden.checkpoint).unwrap()), Some(1)).unwrap();
+    let logits = Reference::new(&golden.checkpoint).unwrap().forward(&golden.ids).unwrap().logits;
+    let mut item = Labelled { ids: golden.ids.clone(), targets: vec![None; golden.ids.len()], levels: vec![] };
+    let best = (0..61).max_by(|a, b| logits[5][*a].total_cmp(&logits[5][*b])).unwrap();
+    item.targets[5] = Some(best as u32);
+    let last = loops(&mut engine, &golden.checkpoint, &item).unwrap().pop().unwrap();
+    assert_eq!((last.top, last.rank), (1.0, 1.0));
 }

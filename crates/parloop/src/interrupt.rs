@@ -33,6 +33,7 @@ pub fn forget() {
 }
 
 /// The flag that [`asked`] reads, for work that looks at a flag.
+#[cfg(feature = "train")]
 pub fn flag() -> &'static AtomicBool {
     &ASKED
 }

@@ -125,6 +125,30 @@ fn tasks_are_written_trained_on_and_scored() {
 }
 
 #[test]
+fn more_steps_are_harder_for_a_trained_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("study.toml"), folder.path().join("out"));
+    let learns = LITTLE
+        .replace("steps = 12", "steps = 250\nlr = 1e-2\ninit_std = 0.1")
+        .replace("hidden_size = 16", "hidden_size = 32")
+        .replace("batch = 4", "batch = 32")
+        .replace("tests = 5", "tests = 200")
+        .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("length = 6", "length = 12");
+    fs::write(&file, learns).unwrap();
+    parloop(&["study", "arm", text(&file), "--out", text(&out), "--run", "s3-n12.vanilla-s1"]).assert().success();
+    let row = fs::read_to_string(out.join("runs/s3-n12.vanilla-s1/result.json")).unwrap();
+    let row: Value = serde_json::from_str(&row).unwrap();
+    let levels = &row["splits"]["test"]["labels"]["levels"];
+    let at = |level: usize| levels[level.to_string()][1].as_f64().unwrap();
+    // One factor is its own product, two are a table, more need a state that one layer does not keep.
+    assert!(at(1) > 0.95 && at(1) >= at(2) && at(2) > at(4) + 0.1 && at(2) > at(12) + 0.1, "{levels}");
+    // What is unfinished is reported too.
+    parloop(&["study", "report", text(&out)]).assert().success();
+    assert!(fs::read_to_string(out.join("report.md")).unwrap().contains("| vanilla | 1 x 1 |"));
+}
+
+#[test]
 fn texts_and_choices_are_scored_and_bad_files_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

@@ -167,7 +167,7 @@ pub fn circumstances(study: &Study<'_>) -> Vec<(&'static str, String)> {
         (
             "training",
             format!(
-                "{} tokens, {:.0} minutes of one thread each, on cores shared with other work",
+                "{} tokens, {:.0} minutes in all, on cores shared with other work",
                 thousands(tokens),
                 seconds / 60.0
             ),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueHint};
 use parloop_eval::diagnose::{self, Attention, Loop};
 use parloop_eval::report::svg::{self, Series};
-use parloop_eval::{Item, items};
+use parloop_eval::{Labelled, items};
 use parloop_model::Checkpoint;
 use parloop_model::reference::Reference;
 use serde::Serialize;
@@ -18,7 +18,8 @@ use std::path::PathBuf;
 ///
 /// For each loop r: how far the state moves (|step|), whether it goes on in the same direction (cosine of updates), its effective
 /// rank, the offset cost of the shift (how far a token's state is from the one before it, which the shift puts in its place),
-/// what it changes in the prediction (KL of loop r's from loop r-1's), entropy, loss, and the rank of the next token.
+/// what it changes in the prediction (KL of loop r's from loop r-1's), entropy, loss, and the rank of the next token (of a task:
+/// of its targets).
 /// --attention adds gates and attention of every layer and head, by the slow reference forward.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -76,50 +77,49 @@ struct Output {
 pub fn diagnose(args: &Diagnose) -> Result<()> {
     let checkpoint = args.model.open()?;
     let config = checkpoint.config();
-    let mut ids = ids(args, &checkpoint)?;
-    ids.truncate(args.tokens.min(config.max_position_embeddings));
-    ensure!(ids.len() >= 2, "{} token is too few to diagnose: give at least 2", ids.len());
+    let mut item = item(args, &checkpoint)?;
+    item.ids.truncate(args.tokens.min(config.max_position_embeddings));
+    item.targets.truncate(item.ids.len());
+    ensure!(item.ids.len() >= 2, "{} token is too few to diagnose: give at least 2", item.ids.len());
     let mut engine = engine(&checkpoint, &args.weights, &args.machine)?;
-    let loops = diagnose::loops(&mut engine, &checkpoint, &ids)?;
+    let loops = diagnose::loops(&mut engine, &checkpoint, &item)?;
     let attention = match args.attention {
         false => None,
         true => {
             let sizes = [config.recipe.count, config.num_hidden_layers, config.num_attention_heads];
-            Some(diagnose::attention(&Reference::new(&checkpoint)?, sizes, &ids)?)
+            Some(diagnose::attention(&Reference::new(&checkpoint)?, sizes, &item.ids)?)
         }
     };
     if let Some(path) = &args.plot {
         std::fs::write(path, plot(&loops)).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&Output { tokens: ids.len(), loops, attention })?);
+        println!("{}", serde_json::to_string(&Output { tokens: item.ids.len(), loops, attention })?);
         return Ok(());
     }
-    println!("{}, over {} tokens\n", config.recipe.describe(), ids.len());
+    println!("{}, over {} tokens\n", config.recipe.describe(), item.ids.len());
     print(&loops);
     attention.iter().for_each(print_attention);
     Ok(())
 }
 
-fn ids(args: &Diagnose, checkpoint: &Checkpoint) -> Result<Vec<u32>> {
+/// What is asked: each next token of a text, or the targets of a task's item.
+fn item(args: &Diagnose, checkpoint: &Checkpoint) -> Result<Labelled> {
     if let Some(ids) = &args.over.ids {
-        return Ok(ids.clone());
+        return Ok(diagnose::text(ids.clone()));
     }
     if let Some(path) = &args.over.task {
-        let told = |i: usize, e: String| anyhow::anyhow!("{}: item {}: {e}", path.display(), i + 1);
         for (i, item) in items::read(path)?.iter().enumerate() {
-            let labelled = match item {
-                Item::Labelled(labelled) => Some(labelled.clone()),
-                other => other.labelled(checkpoint.tokenizer()).map_err(|e| told(i, e))?,
-            };
+            let labelled = item.labelled(checkpoint.tokenizer());
+            let labelled = labelled.map_err(|e| anyhow::anyhow!("{}: item {}: {e}", path.display(), i + 1))?;
             if let Some(labelled) = labelled.filter(|labelled| labelled.ids.len() >= 2) {
-                return Ok(labelled.ids);
+                return Ok(labelled);
             }
         }
-        bail!("{}: no item has two tokens", path.display());
+        bail!("{}: no item has two tokens and an answer", path.display());
     }
     let path = args.over.text.as_ref().context("give --text, --task or --ids")?;
-    Ok(tokenizer(checkpoint)?.encode(&read_text(path)?)?)
+    Ok(diagnose::text(tokenizer(checkpoint)?.encode(&read_text(path)?)?))
 }
 
 fn print(loops: &[Loop]) {

@@ -146,8 +146,11 @@ fn write_report(sources: &[PathBuf], out: &Path) -> Result<()> {
     let (mut rows, mut costs) = (Vec::new(), Vec::new());
     for source in sources {
         let path = if source.is_dir() { source.join(RESULTS) } else { source.clone() };
-        ensure!(path.exists(), "{} is not there: run the study first", path.display());
-        rows.extend(results::read(&path)?);
+        let known = results::read(&path)?;
+        // Runs that a cluster or a study under way has finished, and that no study has gathered yet.
+        let others = queue::finished(source, &known)?;
+        ensure!(path.exists() || !others.is_empty(), "{} is not there: run the study first", path.display());
+        rows.extend(known.into_iter().chain(others));
         costs.extend(costs::read(&path.with_file_name(COSTS))?);
     }
     ensure!(!rows.is_empty(), "there are no results yet");

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use parloop_eval::results::{self, Ending, RESULTS, Row};
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -132,12 +133,31 @@ fn same(place: &Place, run: &Run, row: &Row) -> Result<()> {
     Ok(())
 }
 
+/// Results in the folders of runs that are not among those `known`, by the runs' names.
+pub fn finished(out: &Path, known: &[Row]) -> Result<Vec<Row>> {
+    let Ok(entries) = fs::read_dir(out.join("runs")) else { return Ok(Vec::new()) };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path().join(RESULT)).collect();
+    paths.sort();
+    let mut rows = Vec::new();
+    for path in paths {
+        if let Some(row) = read(&path)?.filter(|row| known.iter().all(|known| known.run != row.run)) {
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// The result in a file, if there is one.
+fn read(path: &Path) -> Result<Option<Row>> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(None) };
+    let row = serde_json::from_str(&text);
+    row.map(Some).with_context(|| format!("{} is no result of this version: remove its folder", path.display()))
+}
+
 /// Appends a finished run's result to the study's, if it has one.
 fn take(study: &Study, place: &Place, run: &Run) -> Result<Option<Row>> {
     let path = folder(place, run).join(RESULT);
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-    let row: Row = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no result of this version: remove its folder", path.display()))?;
+    let Some(row) = read(&path)? else { return Ok(None) };
     if row.study != study.name {
         bail!("{} is a result of the study {}: take another folder", path.display(), row.study);
     }
