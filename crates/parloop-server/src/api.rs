@@ -7,6 +7,7 @@ mod fields;
 pub(crate) mod fim;
 mod job;
 pub(crate) mod messages;
+pub(crate) mod openapi;
 mod reading;
 pub(crate) mod responses;
 mod sampling;

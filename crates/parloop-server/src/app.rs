@@ -5,8 +5,9 @@ use crate::error::{ApiError, ServeError};
 use crate::grammar::Vocabulary;
 use crate::guard::Bodies;
 use crate::listen::Bounds;
+use crate::metrics::MetricsNames;
 use crate::worker::Worker;
-use crate::{api, guard, listen, page, slots};
+use crate::{api, guard, listen, metrics, page, slots};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
@@ -40,6 +41,8 @@ pub struct Options {
     pub most: usize,
     /// Bytes of a request's body.
     pub body: usize,
+    /// Names of the figures at `/metrics`.
+    pub metrics_names: MetricsNames,
     /// The folder in which `/slots` keeps states; without one there is no such path.
     pub slots: Option<PathBuf>,
     /// How long a client may be silent in the middle of a request, or take nothing of an answer.
@@ -57,6 +60,7 @@ impl Default for Options {
             limits: Limits::default(),
             most: 256,
             body: 16 << 20,
+            metrics_names: MetricsNames::Own,
             slots: None,
             patience: Duration::from_secs(60),
         }
@@ -79,6 +83,9 @@ pub(crate) struct App {
     pub loopback: bool,
     pub most: usize,
     pub bodies: Bodies,
+    pub metrics_names: MetricsNames,
+    /// Bytes that keys and values may take.
+    pub kv_budget: usize,
     pub slots: Option<PathBuf>,
 }
 
@@ -118,10 +125,10 @@ impl Server {
         let listen = |source| ServeError::Listen { address: address.clone(), source };
         let listener = std::net::TcpListener::bind((options.host.as_str(), options.port)).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
-        let model = engine.model().clone();
+        let (model, kv_budget) = (engine.model().clone(), engine.kv_pool().budget());
         let worker = Worker::start(engine, model.clone(), options.limits, options.most)?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let Options { name, key, most, body, patience, slots, .. } = options;
+        let Options { name, key, most, body, metrics_names, patience, slots, .. } = options;
         let bodies = Bodies::new(body, patience);
         let dialect = template.as_ref().zip(model.tokenizer());
         let dialect = dialect.map(|(template, tokenizer)| Dialect::of(template, tokenizer));
@@ -139,6 +146,8 @@ impl Server {
             loopback,
             most,
             bodies,
+            metrics_names,
+            kv_budget,
             slots,
         };
         // Besides those that are computed, some that ask for figures, and some that are only there.
@@ -207,7 +216,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/health", get(api::trade::health))
         .route("/version", get(api::trade::version))
         .route("/props", get(api::trade::props))
-        .route("/metrics", get(api::trade::metrics))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(api::openapi::openapi))
         .route("/tokenize", post(api::trade::tokenize))
         .route("/detokenize", post(api::trade::detokenize))
         .route("/apply-template", post(api::trade::apply_template))

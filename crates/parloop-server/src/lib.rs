@@ -14,9 +14,11 @@ mod error;
 mod grammar;
 mod guard;
 mod listen;
+mod metrics;
 mod page;
 mod slots;
 mod worker;
 
 pub use app::{Options, Server};
 pub use error::ServeError;
+pub use metrics::MetricsNames;

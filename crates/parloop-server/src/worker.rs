@@ -1,6 +1,7 @@
 //! The thread that owns the engine.
 
 use crate::error::ApiError;
+use crate::metrics::Times;
 use axum::http::StatusCode;
 use parloop_engine::scheduler::{Load, Span};
 use parloop_engine::{Engine, Event, Limits, Model, Request, RequestId, Scheduler};
@@ -15,9 +16,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// What the thread is asked for.
 enum Submission {
     /// A request, and where its events go. They end with `Finished` or `Failed`; a receiver that is dropped cancels it.
-    Request(Box<Request>, UnboundedSender<Event>),
+    Request(Box<Request>, Waiting),
     /// Something that is done with the scheduler between two passes.
     Between(Between),
+}
+
+/// Whoever waits for the events of a request.
+struct Waiting {
+    events: UnboundedSender<Event>,
+    since: Instant,
+    /// The last token.
+    last: Option<Instant>,
 }
 
 /// What is done between two passes.
@@ -34,6 +43,9 @@ pub(crate) struct Counters {
     pub written_tokens: AtomicU64,
     pub cancelled: AtomicU64,
     pub failed: AtomicU64,
+    /// Requests that came to their end.
+    pub done: AtomicU64,
+    pub times: Times,
     pub turns: AtomicU64,
     load: Mutex<Load>,
     passes: Mutex<VecDeque<Pass>>,
@@ -52,6 +64,22 @@ pub(crate) struct Pass {
 const PASSES: usize = 64;
 
 impl Counters {
+    /// Counts the times that an event ends.
+    fn time(&self, waiting: &mut Waiting, event: &Event) {
+        let now = Instant::now();
+        match event {
+            Event::Token(_) => match waiting.last.replace(now) {
+                None => self.times.first.add(now - waiting.since),
+                Some(last) => self.times.gap.add(now - last),
+            },
+            Event::Finished(_) => {
+                self.done.fetch_add(1, Ordering::Relaxed);
+                self.times.whole.add(now - waiting.since);
+            }
+            Event::Prompt { .. } | Event::Failed(_) => (),
+        }
+    }
+
     /// The last passes after that of a number, oldest first.
     pub fn passes(&self, after: u64) -> Vec<Pass> {
         let passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +149,10 @@ impl Worker {
             let (events, receiver) = unbounded_channel();
             self.counters.requests.fetch_add(1, Ordering::Relaxed);
             self.counters.prompt_tokens.fetch_add(request.prompt.len() as u64, Ordering::Relaxed);
-            if sender.send(Submission::Request(Box::new(request), events)).is_err() {
+            if sender
+                .send(Submission::Request(Box::new(request), Waiting { events, since: Instant::now(), last: None }))
+                .is_err()
+            {
                 return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has stopped"));
             }
             receivers.push(receiver);
@@ -162,7 +193,7 @@ impl Worker {
 
 /// Turns until no one can submit any more and everything has ended.
 fn run(mut scheduler: Scheduler<'_>, receiver: &Receiver<Submission>, counters: &Counters) {
-    let mut open: HashMap<RequestId, UnboundedSender<Event>> = HashMap::new();
+    let mut open: HashMap<RequestId, Waiting> = HashMap::new();
     let mut closed = false;
     loop {
         while !closed {
@@ -173,12 +204,12 @@ fn run(mut scheduler: Scheduler<'_>, receiver: &Receiver<Submission>, counters: 
             };
             match next {
                 Ok(Submission::Between(what)) => what(&mut scheduler),
-                Ok(Submission::Request(request, events)) => match scheduler.submit(*request) {
-                    Ok(id) => _ = open.insert(id, events),
+                Ok(Submission::Request(request, waiting)) => match scheduler.submit(*request) {
+                    Ok(id) => _ = open.insert(id, waiting),
                     Err(error) => {
                         counters.failed.fetch_add(1, Ordering::Relaxed);
                         counters.open.fetch_sub(1, Ordering::Relaxed);
-                        let _ = events.send(Event::Failed(error));
+                        let _ = waiting.events.send(Event::Failed(error));
                     }
                 },
                 Err(TryRecvError::Empty) => break,
@@ -186,13 +217,13 @@ fn run(mut scheduler: Scheduler<'_>, receiver: &Receiver<Submission>, counters: 
             }
         }
         // Whoever listens no more is forgotten, wherever his request is.
-        open.retain(|id, events| {
-            if events.is_closed() {
+        open.retain(|id, waiting| {
+            if waiting.events.is_closed() {
                 scheduler.cancel(*id);
                 counters.cancelled.fetch_add(1, Ordering::Relaxed);
                 counters.open.fetch_sub(1, Ordering::Relaxed);
             }
-            !events.is_closed()
+            !waiting.events.is_closed()
         });
         if scheduler.is_idle() {
             *counters.load.lock().unwrap_or_else(PoisonError::into_inner) = scheduler.load();
@@ -217,9 +248,10 @@ fn run(mut scheduler: Scheduler<'_>, receiver: &Receiver<Submission>, counters: 
                 Event::Prompt { .. } => (),
             }
             let ended = matches!(event, Event::Finished(_) | Event::Failed(_));
-            if let Some(events) = open.get(&id) {
+            if let Some(waiting) = open.get_mut(&id) {
+                counters.time(waiting, &event);
                 // One who is gone is noticed above.
-                let _ = events.send(event);
+                let _ = waiting.events.send(event);
             }
             if ended && open.remove(&id).is_some() {
                 counters.open.fetch_sub(1, Ordering::Relaxed);

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
+#[path = "http/described.rs"]
+mod described;
 #[path = "http/gaps.rs"]
 mod gaps;
 #[path = "http/messages.rs"]

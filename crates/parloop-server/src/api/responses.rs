@@ -186,7 +186,10 @@ fn talk(fields: &Fields<'_>) -> Result<Talk, ApiError> {
     let text = Fields(fields.object("text")?.unwrap_or(&none));
     let tools = tools(fields)?;
     // A tool of another kind was skipped, and so is the choice of it.
-    let other = fields.get("tool_choice").and_then(|c| c.get("type")).is_some_and(|kind| kind != "function");
+    let other = fields
+        .get("tool_choice")
+        .and_then(|c| c.get("type"))
+        .is_some_and(|kind| kind.is_string() && kind != "function");
     let choice = if other { talk::Choice::Auto } else { talk::choice(fields)? };
     Ok(Talk {
         messages,

@@ -15,24 +15,24 @@ const STOPS: usize = 16 << 10;
 /// Entries of a bias at most.
 const BIASES: usize = 4096;
 
-/// Ways of sampling that other servers know and this one does not.
-const UNKNOWN: [&str; 16] = [
-    "best_of",
-    "use_beam_search",
-    "length_penalty",
-    "typical_p",
-    "tfs_z",
-    "mirostat",
-    "dry_multiplier",
-    "xtc_probability",
-    "dynatemp_range",
-    "top_n_sigma",
-    "grammar",
-    "guided_grammar",
-    "guided_regex",
-    "guided_choice",
-    "structured_outputs",
-    "bad_words",
+/// Ways of sampling that other servers know and this one does not, each with the number that asks for nothing.
+const UNKNOWN: [(&str, f64); 16] = [
+    ("best_of", 1.0),
+    ("use_beam_search", 0.0),
+    ("length_penalty", 1.0),
+    ("typical_p", 1.0),
+    ("tfs_z", 1.0),
+    ("mirostat", 0.0),
+    ("dry_multiplier", 0.0),
+    ("xtc_probability", 0.0),
+    ("dynatemp_range", 0.0),
+    ("top_n_sigma", -1.0),
+    ("grammar", 0.0),
+    ("guided_grammar", 0.0),
+    ("guided_regex", 0.0),
+    ("guided_choice", 0.0),
+    ("structured_outputs", 0.0),
+    ("bad_words", 0.0),
 ];
 
 /// What an interface has its own names for.
@@ -64,7 +64,11 @@ impl Asked {
 /// A request that goes on from `prompt`.
 pub(super) fn request(app: &App, fields: &Fields<'_>, asked: &Asked, prompt: Vec<u32>) -> Result<Request, ApiError> {
     fits(app, prompt.len(), asked.tokens)?;
-    fields.refuse(&UNKNOWN)?;
+    for (name, neutral) in UNKNOWN {
+        if fields.get(name).and_then(Value::as_f64) != Some(neutral) {
+            fields.refuse(&[name])?;
+        }
+    }
     let defaults = &app.defaults;
     let repetition = match fields.number("repetition_penalty")? {
         None => fields.number("repeat_penalty")?,
@@ -101,7 +105,7 @@ pub(super) fn request(app: &App, fields: &Fields<'_>, asked: &Asked, prompt: Vec
         stop: asked.stop.clone(),
         filters: filters(app, fields)?,
         owner: owner(fields)?,
-        slot: fields.whole("id_slot", 0, app.most as u64 - 1)?.map(|n| n as u32),
+        slot: slot(app, fields)?,
         uncached: fields.maybe("cache_prompt")? == Some(false),
         ..Request::default()
     })
@@ -134,6 +138,14 @@ pub(super) fn times(request: &Request, n: usize) -> impl Iterator<Item = Request
         request.options.sampling.seed = request.options.sampling.seed.wrapping_add(i);
         request
     })
+}
+
+/// The slot that remembers what was computed; -1 asks for none.
+fn slot(app: &App, fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
+    if fields.get("id_slot").and_then(Value::as_i64) == Some(-1) {
+        return Ok(None);
+    }
+    Ok(fields.whole("id_slot", 0, app.most as u64 - 1)?.map(|n| n as u32))
 }
 
 /// 0 and -1 keep all tokens.

@@ -1,4 +1,4 @@
-//! What stands around completions: health, models, tokens, figures.
+//! What stands around completions: health, models, tokens.
 
 use super::chat::talk;
 use super::fields::{Fields, short};
@@ -10,9 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 pub(crate) async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))
@@ -147,28 +145,4 @@ pub(crate) async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<V
         info.insert("chat_template".into(), template.source().into());
     }
     Ok(Json(info))
-}
-
-/// Figures in the text form that Prometheus reads.
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> String {
-    let (counters, load) = (&app.worker.counters, app.worker.counters.load());
-    let read = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-    let rows: [(&str, &str, &str, u64); 11] = [
-        ("requests_total", "counter", "requests taken", read(&counters.requests)),
-        ("requests_failed_total", "counter", "requests that failed", read(&counters.failed)),
-        ("requests_cancelled_total", "counter", "requests whose client went away", read(&counters.cancelled)),
-        ("requests_put_back_total", "counter", "requests computed again for want of memory", load.put_back),
-        ("requests_running", "gauge", "requests being computed", load.running as u64),
-        ("requests_waiting", "gauge", "requests that wait", load.waiting as u64),
-        ("tokens_prompt_total", "counter", "tokens of prompts", read(&counters.prompt_tokens)),
-        ("tokens_written_total", "counter", "tokens written", read(&counters.written_tokens)),
-        ("tokens_cached_total", "counter", "tokens of prompts taken from the cache", read(&counters.cached_tokens)),
-        ("turns_total", "counter", "passes over the weights", read(&counters.turns)),
-        ("kv_bytes", "gauge", "bytes of keys and values in use, cached ones included", load.kv_bytes as u64),
-    ];
-    let mut out = String::new();
-    for (name, kind, help, value) in rows {
-        let _ = writeln!(out, "# HELP parloop_{name} {help}\n# TYPE parloop_{name} {kind}\nparloop_{name} {value}");
-    }
-    out
 }

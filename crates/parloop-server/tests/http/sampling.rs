@@ -105,6 +105,20 @@ fn usage_progress_and_times_are_told_where_asked_for() {
 }
 
 #[test]
+fn what_other_servers_leave_at_its_default_asks_for_nothing() {
+    let server = start(Options::default());
+    let defaults = json!({ "best_of": 1, "use_beam_search": false, "length_penalty": 1.0, "typical_p": 1.0, "tfs_z": 1.0,
+        "mirostat": 0, "dry_multiplier": 0.0, "top_n_sigma": -1.0, "grammar": "", "id_slot": -1, "top_k": -1,
+        "n_predict": 24, "suffix": null, "user": "somebody", "unheard_of": [1] });
+    assert_eq!(text(&server, defaults), alone("ROMEO:", 24));
+    for one in [json!({ "best_of": 2 }), json!({ "length_penalty": 0.5 }), json!({ "grammar": "root ::= \"a\"" })] {
+        let name = one.as_object().unwrap().keys().next().unwrap().clone();
+        let (status, answer) = server.post("/v1/completions", with(one));
+        assert!(status == 400 && answer["error"]["param"] == json!(name), "{answer}");
+    }
+}
+
+#[test]
 fn seeds_repeat_and_choices_differ() {
     let server = start(Options::default());
     let ask = |seed: Value| {

@@ -4,17 +4,17 @@ use super::{bytes, engine, tokenizer};
 use crate::args::machine::{Budget, Machine, Weights};
 use crate::args::model::Model;
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use parloop::builtin;
 use parloop_engine::{Limits, Sequence};
 use parloop_kernels::{KvPool, memory};
 use parloop_model::{ChatSource, ChatTemplate};
-use parloop_server::{Options, ServeError, Server};
+use parloop_server::{MetricsNames, Options, ServeError, Server};
 use std::path::PathBuf;
 
-/// Serve a model over HTTP, to clients of OpenAI's interface
+/// Serve a model over HTTP, to clients of OpenAI's and Anthropic's interfaces
 ///
-/// Completions, chat, tokens, health and figures, streamed or whole. Requests share passes over the weights; what a request
+/// Completions, chat with tools and schemas, messages, responses, embeddings, figures; streamed or whole. Requests share passes over the weights; what a request
 /// gets does not depend on the others, to the last bit. docs/serving.md lists paths and fields.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -44,6 +44,9 @@ pub struct Serve {
     /// Name of the model in requests and answers; the last part of its path if left out
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
+    /// Names of the figures at /metrics: parloop's own, or those of vLLM, which many dashboards know
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t)]
+    metrics_names: Names,
     /// A Jinja chat template, instead of the model's own
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     template: Option<PathBuf>,
@@ -65,6 +68,14 @@ pub struct Serve {
     machine: Machine,
     #[command(flatten)]
     budget: Budget,
+}
+
+/// Names of the figures.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Names {
+    #[default]
+    Own,
+    Vllm,
 }
 
 /// The part of the available memory that keys and values take unless `--kv-budget` says how much.
@@ -111,6 +122,10 @@ pub fn serve(args: &Serve) -> Result<()> {
         no_key: args.no_key,
         limits: Limits { rows: args.rows, running: args.parallel, cache: budget / 2 },
         most: args.max_open,
+        metrics_names: match args.metrics_names {
+            Names::Own => MetricsNames::Own,
+            Names::Vllm => MetricsNames::Vllm,
+        },
         slots: args.slot_save_path.clone(),
         ..Options::default()
     };
