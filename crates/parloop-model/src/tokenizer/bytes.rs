@@ -32,11 +32,11 @@ impl Tokenizer {
     /// The text of a token that follows another.
     fn amid(&self, id: u32) -> Option<Vec<u8>> {
         let mut stream = self.stream();
-        let first = stream.push(id).ok()?;
+        // The first may lose a space that it has after another token.
+        stream.push(id).ok()?;
         let second = stream.push(id).ok()?;
         let rest = stream.finish().ok()?;
-        // A decoder that shows a token only when the next one is there shows the second at the end.
-        let text = if first.is_empty() || !rest.is_empty() { rest } else { second };
+        let text = if second.is_empty() { rest } else { second };
         (!text.is_empty()).then(|| text.into_bytes())
     }
 }
