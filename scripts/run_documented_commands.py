@@ -22,6 +22,8 @@ SMALLER = [
     (r"--preset \w+", "--preset tiny"),
     (r"--steps \d+", "--steps 4"),
     (r"out/plt2 --resume", "out/plt2 --resume --steps 6"),
+    (r"^(parloop train (?!.*--(steps|resume|help)).*)$", r"\1 --steps 4"),
+    (r"^parloop study (\S+\.toml)(?!.*--quick)", r"parloop study \1 --quick"),
     (r"Multilingual-Multimodal-NLP/LoopCoder-V2", "OWNER/NAME"),
     (r"--tokens 4096", "--tokens 16"),
 ]
@@ -31,6 +33,7 @@ NOT_HERE = [
     (r"^HF_ENDPOINT|^export ", "sets the address of a hub"),
     (r"^parloop serve", "runs until it is told to stop; tests/serve.rs starts it"),
     (r"--llama ", "needs llama.cpp"),
+    (r"bench serve|chat --url", "needs a server; tests/bench_serve.rs and tests/serve.rs start one"),
     (r"[<>]\(", "a form, not a command"),
     (r"\bBUILD/|\bOUT\b|\bMODEL\b|\bDIR\b|\.\.\. *$", "a form, not a command"),
 ]
@@ -127,8 +130,11 @@ def main():
                             shutil.rmtree(work / target, ignore_errors=True)
                         else:
                             smaller = smaller.replace("--out out/plt2", f"--out out/again-{len(seen)}")
-                done = subprocess.run(["bash", "-c", smaller], cwd=work, env=env, capture_output=True, text=True, timeout=300,
-                                      stdin=subprocess.DEVNULL if "| parloop" not in smaller else None)
+                try:
+                    done = subprocess.run(["bash", "-c", smaller], cwd=work, env=env, capture_output=True, text=True,
+                                          timeout=300, stdin=subprocess.DEVNULL if "| parloop" not in smaller else None)
+                except subprocess.TimeoutExpired:
+                    done = subprocess.CompletedProcess(smaller, 124, "", "still running after 300 s")
                 shown = command if smaller == command else f"{command}  (as: {smaller})"
                 print(f"{'right' if done.returncode == 0 else 'FAILED':9} {document.relative_to(ROOT)}: {shown}", flush=True)
                 if done.returncode != 0:

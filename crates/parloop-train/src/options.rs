@@ -203,7 +203,7 @@ impl TrainOptions {
         };
         let config = ModelConfig {
             rope_theta: self.rope_theta,
-            rms_norm_eps: self.rms_norm_eps,
+            rms_norm_eps: self.rms_norm_eps as f32,
             max_position_embeddings: self.positions(),
             tie_word_embeddings: self.tie_embeddings,
             eos_token_id: end.map(parloop_model::config::TokenIds::One),

@@ -42,7 +42,7 @@ impl TrainOptions {
         self.head_dim = c.head_dim;
         self.tie_embeddings = c.tie_word_embeddings;
         self.rope_theta = c.rope_theta;
-        self.rms_norm_eps = c.rms_norm_eps;
+        self.rms_norm_eps = f64::from(c.rms_norm_eps);
         self.vocab_size = c.vocab_size;
         self.tokenizer = OF_INIT.into();
         Ok(())

@@ -125,7 +125,7 @@ options! {
         /// Base of the rotary frequencies
         rope_theta: f32 = [10_000.0], Allowed::Number { low: 1.0, high: 1e12 }, fixed;
         /// Added to the mean square in norms
-        rms_norm_eps: f32 = [1e-5], Allowed::Above(0.0, 1.0), fixed;
+        rms_norm_eps: f64 = [1e-5], Allowed::Above(0.0, 1.0), fixed;
         /// Standard deviation of new matrices and the embedding; narrow models learn sooner from more than 0.02
         init_std: f64 = [0.02], Allowed::Above(0.0, 10.0);
         /// Context that the model is written with; 0 takes `context`

@@ -106,14 +106,14 @@ fn figures(engine: &Engine, recording: &Recording, terminal: &Terminal, out: &mu
             terminal.paint(lane.colour, &name),
             time * 1e6,
             100.0 * time / base,
-            bytes(lane.sequence.bytes())
+            bytes(Sequence::bytes_at(lane.config(), engine.kv_type(), tokens))
         )
     };
     [one, plt, turn].into_iter().try_for_each(|lane| line(out, lane))?;
     let own = ModelConfig { recipe: Recipe::vanilla_loop(config.recipe.count), ..config.clone() };
     let own = bytes(Sequence::bytes_at(&own, engine.kv_type(), tokens));
     let said = format!(
-        "State is what is kept of {tokens} tokens; loops that keep keys and values of their own, as most looped models \
+        "State is what {tokens} tokens need to be kept; loops that keep keys and values of their own, as most looped models \
          do, would take {own}."
     );
     let same = match recording.same_bits {

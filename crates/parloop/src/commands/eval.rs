@@ -71,7 +71,7 @@ pub fn eval(args: &Eval) -> Result<()> {
         let context = checkpoint.config().max_position_embeddings;
         let stride = args.stride.unwrap_or(context.div_ceil(2));
         ensure!(stride <= context, "--stride is {stride}, expected at most the context of {context} tokens");
-        let mut other = args.against.as_deref().map(|path| against(args, path)).transpose()?;
+        let mut other = args.against.as_deref().map(|path| against(args, path, &text, &tokens, context)).transpose()?;
         let p = perplexity::perplexity(&mut engine, &tokens, text.len(), context, stride, other.as_mut())?;
         if !args.json {
             println!(
@@ -91,10 +91,22 @@ pub fn eval(args: &Eval) -> Result<()> {
     Ok(())
 }
 
-/// The other model, in its own weight type.
-fn against(args: &Eval, path: &Path) -> Result<parloop_engine::Engine> {
+/// The other model, in its own weight type. Its predictions are compared token by token, so it must read the text as the
+/// same tokens and in windows of the same context.
+fn against(args: &Eval, path: &Path, text: &str, tokens: &[u32], context: usize) -> Result<parloop_engine::Engine> {
     let model = Model { model: Some(path.to_owned()), ignore_config_key: args.model.ignore_config_key.clone() };
     let checkpoint: Checkpoint = model.open()?;
+    ensure!(
+        tokenizer(&checkpoint)?.encode(text)? == tokens,
+        "--against {}: its tokenizer makes other tokens of the text; only models with the same tokenizer can be compared",
+        path.display()
+    );
+    let held = checkpoint.config().max_position_embeddings;
+    ensure!(
+        held >= context,
+        "--against {}: its context is {held} tokens, the model's is {context}; name the one of the smaller context first",
+        path.display()
+    );
     super::engine(&checkpoint, &Weights { weights: None, kv: args.weights.kv }, &args.machine)
 }
 

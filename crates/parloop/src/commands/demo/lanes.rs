@@ -3,7 +3,7 @@
 use crate::terminal::Colour;
 use anyhow::Result;
 use parloop_engine::{Engine, Model, Passes, Prefill, SampleOptions, Sampler, Sequence};
-use parloop_model::Recipe;
+use parloop_model::{ModelConfig, Recipe};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +22,11 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// What this lane computes.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
     fn new(
         name: &'static str,
         colour: Colour,

@@ -57,7 +57,7 @@ pub fn show(
     }
     let slowest = stories.iter().map(|s| s.lane.median()).fold(0.0, f64::max) * recording.steps as f64;
     let slower = (SECONDS / slowest).max(1.0);
-    let said = format!("All three at the same pace, {slower:.0} times slower than they were just computed:");
+    let said = format!("All three by one clock, {slower:.0} times slower than they were just computed:");
     lines(&said, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;
     writeln!(out)?;
     let width = (terminal.width + GAP) / stories.len() - GAP;
