@@ -212,7 +212,9 @@ impl Prompt {
         });
     }
 
-    /// The rows that come next, at most `room` of them unless `whatever` it takes.
+    /// The rows that come next, at most `room` of them unless `whatever` it takes. A piece whose first loop is done goes on
+    /// whatever the room: it was cut to the room of its first turn, and could otherwise wait for ever beside others that
+    /// write.
     pub(crate) fn next(&mut self, loops: usize, room: usize, whatever: bool) -> Option<Next> {
         let room = if whatever { room.max(1) } else { room };
         let progress = self.progress.as_mut()?;
@@ -222,7 +224,7 @@ impl Prompt {
             0 => Next { loops: 0..1, first: from, end: from + (end - from).min(self.options.chunk).min(room) },
             r => Next { loops: r..r + 1, first: starts.at(r, 0).max(from), end: progress.to },
         };
-        (next.rows() > 0 && (whatever || next.rows() <= room)).then(|| {
+        (next.rows() > 0 && (whatever || r > 0 || next.rows() <= room)).then(|| {
             progress.to = next.end;
             next
         })

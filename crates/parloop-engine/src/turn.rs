@@ -62,7 +62,8 @@ struct Run {
 
 impl Engine {
     /// One pass over the weights. Work is taken in its order until `row_budget` rows are found; the first that has any
-    /// left is taken even if its least piece is larger.
+    /// left is taken even if its least piece is larger, and a piece that has begun goes on in every turn, so that rows may be
+    /// up to twice the budget where it shrinks.
     ///
     /// Every sequence gets the bits that it would get alone.
     pub fn turn(

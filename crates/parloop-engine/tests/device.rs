@@ -47,7 +47,7 @@ fn the_naive_device_reproduces_goldens_and_families() {
 }
 
 proptest! {
-    #![proptest_config(parloop_testing::cases(12))]
+    #![proptest_config(parloop_testing::cases(8))]
 
     /// Whatever is done to two sequences, both devices give the same logits at every step: prompts whole, truncated and
     /// in pieces beside decoding, batches, forks, roll-backs, saved states, cached prefixes.

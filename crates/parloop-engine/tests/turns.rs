@@ -263,3 +263,35 @@ fn a_prompt_goes_on_only_with_its_own_sequence() {
     assert_eq!((a.len(), b.len()), (50, 0));
     assert!(matches!(turn(&mut a, &mut prompt), Outcome::Refused(_)));
 }
+
+/// A piece begun while there was room goes on when others take it all: it is done after as many turns as it has loops.
+#[test]
+fn a_piece_that_has_begun_does_not_wait_for_those_that_write() {
+    let rng = &mut Rng(3);
+    let mut config = config_with(rng, Recipe::plt(3));
+    config.vocab_size = 20;
+    let mut engine = engine(&config, rng);
+    let (mut writers, mut late) = (vec![engine.sequence(), engine.sequence(), engine.sequence()], engine.sequence());
+    for writer in &mut writers {
+        engine.prefill(writer, &[1, 2, 3], &Prefill::default()).unwrap();
+    }
+    let mut long = Prompt::new(vec![4; 40], Want::Last);
+    let mut turns = 0;
+    let done = loop {
+        // Nobody else at first; then three whose rows are all of the budget but one.
+        let count = if turns == 0 { 0 } else { 3 };
+        let mut steps: Vec<Prompt> = (0..count).map(|_| Prompt::new(vec![5], Want::Last)).collect();
+        let mut work: Vec<Work<'_>> =
+            writers.iter_mut().zip(&mut steps).map(|(sequence, prompt)| Work { sequence, prompt }).collect();
+        work.push(Work { sequence: &mut late, prompt: &mut long });
+        let outcomes = engine.turn(&mut work, 10, None);
+        turns += 1;
+        match outcomes.last() {
+            Some(Outcome::Done(_)) => break true,
+            Some(Outcome::Goes) if turns < 200 => {}
+            Some(Outcome::Waits) => break false,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(done, "it waits after {turns} turns");
+}

@@ -118,6 +118,8 @@ fn tasks_are_written_trained_on_and_scored() {
     // One product of two elements is what a plain layer learns at once; guessing gives a sixth.
     assert!(labels["accuracy"].as_f64().unwrap() > 0.6, "{labels}");
     assert!(output(&["eval", text(&out), "--task", text(&test)]).contains("40 items"));
+    // The built-in model reads other tokens than one that reads bytes.
+    assert!(refused(&["eval", "--text", text(&test), "--against", text(&out)]).contains("other tokens of the text"));
     let told: Value =
         serde_json::from_str(&output(&["diagnose", text(&out), "--task", text(&test), "--attention", "--json"]))
             .unwrap();
