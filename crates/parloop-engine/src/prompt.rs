@@ -220,7 +220,10 @@ impl Prompt {
         let progress = self.progress.as_mut()?;
         let Progress { from, end, r, in_one_pass, ref starts, .. } = *progress;
         let next = match r {
-            0 if end - from == 1 && in_one_pass => Next { loops: 0..loops, first: from, end },
+            // Loop by loop where there is no room for all loops together: a turn with any room goes on.
+            0 if end - from == 1 && in_one_pass && (whatever || loops <= room) => {
+                Next { loops: 0..loops, first: from, end }
+            }
             0 => Next { loops: 0..1, first: from, end: from + (end - from).min(self.options.chunk).min(room) },
             r => Next { loops: r..r + 1, first: starts.at(r, 0).max(from), end: progress.to },
         };
