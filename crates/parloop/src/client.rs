@@ -15,7 +15,7 @@ const MOST: u64 = 64 << 20;
 /// Characters of what a server says that are repeated.
 const SAID: usize = 300;
 
-/// A server, one connection at a time.
+/// A server; each request has a connection of its own.
 #[derive(Clone)]
 pub struct Server {
     agent: Agent,
@@ -38,6 +38,8 @@ impl Server {
             .user_agent(concat!("parloop/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
             .max_redirects(0)
+            // A connection that was idle may be closed by the server while the next request is on its way.
+            .max_idle_connections(0)
             .timeout_resolve(Some(patience))
             .timeout_connect(Some(patience))
             .timeout_per_read(Some(patience))

@@ -27,7 +27,7 @@ pub struct AdamWSettings {
 /// The optimiser with what it remembers of each parameter.
 pub struct Optimiser {
     settings: AdamWSettings,
-    /// The momentum of [`muon`], if it is to take the matrices of the layers.
+    /// The momentum of Muon, if it is to take the matrices of the layers.
     muon: Option<f64>,
     /// Steps taken.
     time: usize,
@@ -46,7 +46,7 @@ impl Optimiser {
         Self { settings, muon: None, time: 0, moments: Vec::new() }
     }
 
-    /// With [`muon`] for the matrices of the layers; AdamW keeps the embedding, the head, norms and gates.
+    /// With Muon (`muon.rs`) for the matrices of the layers; AdamW keeps the embedding, the head, norms and gates.
     #[must_use]
     pub fn with_muon(self, momentum: f64) -> Self {
         Self { muon: Some(momentum), ..self }
