@@ -176,18 +176,31 @@ pub enum Error {
         /// The file or folder given.
         data: PathBuf,
     },
-    /// The loss or the gradient stopped being a number.
-    #[error("the {what} of step {step} is {value}: training stopped. {}; a smaller `lr` or a smaller `clip` usually \
-        helps", advice(saved.as_ref()))]
-    NotFinite {
+    /// Too many steps in a row could not be taken.
+    #[error("the {what} of step {step} is {value}{}, and {in_row} steps in a row could not be taken: training stopped. {}; \
+        a smaller `lr` or a smaller `clip` usually helps", against(*usual), advice(good.as_ref()))]
+    Unstable {
         /// "loss" or "gradient norm".
         what: &'static str,
         /// The step, counted from 1.
         step: usize,
         /// The value found.
         value: f64,
-        /// The last checkpoint, which still holds good weights, and its step.
-        saved: Option<(usize, PathBuf)>,
+        /// The usual value, if this one is a number.
+        usual: Option<f64>,
+        /// Steps skipped since the last that was taken.
+        in_row: usize,
+        /// The last checkpoint from which a step could be taken, and its step.
+        good: Option<(usize, PathBuf)>,
+    },
+    /// Weights that are no numbers are not written over good ones.
+    #[error("the weights after step {step} are no longer numbers, so they are not saved. {}; a smaller `lr` or a smaller \
+        `clip` usually helps", advice(good.as_ref()))]
+    Weights {
+        /// The step, counted from 1.
+        step: usize,
+        /// The last checkpoint from which a step could be taken, and its step.
+        good: Option<(usize, PathBuf)>,
     },
     /// The model has a part that can be run but not trained.
     #[error("the model has {part}, which training does not know: it can be run but not trained here")]
@@ -216,10 +229,19 @@ pub enum Error {
     },
 }
 
+fn against(usual: Option<f64>) -> String {
+    usual.map_or(String::new(), |usual| format!(", usually {usual:.3}"))
+}
+
 fn advice(saved: Option<&(usize, PathBuf)>) -> String {
     match saved {
-        Some((step, path)) => format!("The weights of step {step} are in {}", path.display()),
-        None => "No checkpoint was written yet".into(),
+        Some((step, path)) => {
+            format!(
+                "The last good weights are those of step {step} in {}: remove newer ones to go on from there",
+                path.display()
+            )
+        }
+        None => "No good checkpoint was written yet".into(),
     }
 }
 

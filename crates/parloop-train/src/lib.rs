@@ -64,9 +64,14 @@ mod block;
 mod error;
 mod host;
 mod ops;
+mod plan;
 
 pub use error::{Error, Result};
 pub use model::LoopModel;
-pub use options::{DeviceChoice, OptimizerChoice, Preset, RecipeChoice, ScheduleChoice, Settings, TrainOptions};
+pub use options::{
+    DeviceChoice, OptimizerChoice, Preset, RecipeChoice, ScalesChoice, ScheduleChoice, Settings, TrainOptions,
+    TuneChoice,
+};
+pub use plan::{Plan, plan};
 pub use trainer::{Event, Hooks, LogRow, Snapshot, Summary, TrainJob, Validation, train};
 pub use weights::NamedTensor;

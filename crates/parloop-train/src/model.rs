@@ -19,6 +19,8 @@ pub struct LoopModel {
     pub(crate) norm: Param<Tensor<1>>,
     /// `[d, V]`; absent when the head is the embedding.
     pub(crate) head: Option<Param<Tensor<2>>>,
+    /// Learned `hidden_scale` and, if the recipe has it, `embedding_scale`, in place of the recipe's.
+    pub(crate) scales: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) config: ModelConfig,
 }
@@ -52,13 +54,29 @@ impl LoopModel {
     /// Mean cross-entropy of the last loop in nats, `[1]`. `targets[b, t]` is asked for after `ids[b, t]`; a negative one
     /// is not asked for and does not count ([`LoopModel::targets`]).
     pub fn loss(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
+        self.losses(ids, targets, 0.0).0
+    }
+
+    /// [`LoopModel::loss`], and what is to be minimised: that loss plus `earlier` times the mean over the loops before the
+    /// last of theirs.
+    pub fn losses(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>, earlier: f64) -> (Tensor<1>, Tensor<1>) {
         let [batch, time] = ids.dims();
-        let (last, _) = self.loops(ids, false);
-        let (head, tied) = match &self.head {
-            Some(head) => (head.val(), false),
-            None => (self.embedding.val(), true),
+        let before = self.config.recipe.count - 1;
+        let (last, states) = self.loops(ids, earlier > 0.0 && before > 0);
+        let targets = targets.reshape([batch * time]);
+        let loss = |state| {
+            let (head, tied) = match &self.head {
+                Some(head) => (head.val(), false),
+                None => (self.embedding.val(), true),
+            };
+            ops::head_loss(state, head, tied, targets.clone())
         };
-        ops::head_loss(last, head, tied, targets.reshape([batch * time]))
+        let last = loss(last);
+        let sum = states.into_iter().take(before).map(loss).reduce(|sum, loss| sum + loss);
+        match sum {
+            Some(sum) => (last.clone(), last + sum.mul_scalar(earlier / before as f64)),
+            None => (last.clone(), last),
+        }
     }
 
     /// The loops: final-normed rows `[B x T, d]` of the last loop, and of every loop if `keep`.
@@ -103,6 +121,11 @@ impl LoopModel {
                 shifted.push(h.reshape([pass.batch, pass.time, d]).narrow(1, 0, pass.time - 1));
             }
             h = Tensor::cat(shifted, 1).reshape([pass.rows(), d]);
+        }
+        if let Some(scales) = &self.scales {
+            let scale = |at: usize| scales.val().narrow(0, at, 1).reshape([1, 1]);
+            let h = h * scale(0);
+            return if recipe.embedding_scale.is_some() { h + embedded.clone() * scale(1) } else { h };
         }
         let h = h.mul_scalar(recipe.hidden_scale);
         match recipe.embedding_scale {

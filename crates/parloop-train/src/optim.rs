@@ -5,10 +5,12 @@
 //! weights and gate biases (one dimension) are never decayed.
 
 mod gradients;
+mod lora;
 mod muon;
 mod schedule;
 mod state;
 
 pub use gradients::Gradients;
+pub use lora::LoraSettings;
 pub use schedule::{Schedule, Shape};
 pub use state::{AdamWSettings, Optimiser};

@@ -1,6 +1,7 @@
 //! What a training run can be told. Every option has a value in each preset; a TOML file or a flag changes some.
 
 mod check;
+mod loops;
 mod settings;
 mod start;
 mod table;
@@ -85,6 +86,32 @@ words! {
         AdamW = "adamw",
         /// For the matrices of the layers; AdamW for the rest.
         Muon = "muon",
+    }
+}
+
+words! {
+    /// What a run changes.
+    TuneChoice {
+        /// Every parameter.
+        #[default]
+        All = "all",
+        /// What an ordinary model does not have: gates, and scales that are learned.
+        New = "new",
+        /// Matrices of low rank beside those of the layers, and what is new.
+        Lora = "lora",
+    }
+}
+
+words! {
+    /// The two scales between loops.
+    ScalesChoice {
+        /// The recipe's.
+        #[default]
+        Fixed = "fixed",
+        /// Parameters that start from the recipe's.
+        Learned = "learned",
+        /// Parameters that start where each loop repeats the first: the embedding alone.
+        Cold = "cold",
     }
 }
 

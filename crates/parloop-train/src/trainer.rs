@@ -1,7 +1,10 @@
 //! The training run: options, a text and a folder in; checkpoints, a log and samples out.
 
+mod board;
 mod evaluate;
 mod events;
+mod guard;
+mod record;
 mod report;
 mod save;
 mod setup;
@@ -9,14 +12,16 @@ mod setup;
 pub use evaluate::Validation;
 pub use events::{Event, Hooks, Observer, Sampler, Snapshot};
 pub use report::LogRow;
+pub(crate) use setup::{check_memory, optimiser};
 
 use crate::data::{Batch, Feed};
 use crate::host::host;
 use crate::model::LoopModel;
 use crate::optim::{Gradients, Optimiser, Schedule, Shape};
 use crate::options::{ScheduleChoice, TrainOptions};
-use crate::{Error, Result, sample};
+use crate::{Result, sample};
 use burn::module::Module;
+use guard::{Guard, Reason};
 use parloop_model::{Recipe, Tokenizer};
 use report::Log;
 use std::path::PathBuf;
@@ -33,6 +38,8 @@ pub struct TrainJob {
     pub out: PathBuf,
     /// Continue from the newest whole checkpoint in `out`.
     pub resume: bool,
+    /// What the run was started with, for its record: the words of a command line.
+    pub command: Vec<String>,
     /// Everything else.
     pub options: TrainOptions,
 }
@@ -40,7 +47,7 @@ pub struct TrainJob {
 impl TrainJob {
     /// A new run.
     pub fn new(data: impl Into<PathBuf>, out: impl Into<PathBuf>, options: TrainOptions) -> Self {
-        Self { data: data.into(), out: out.into(), resume: false, options }
+        Self { data: data.into(), out: out.into(), resume: false, command: Vec::new(), options }
     }
 
     /// The run in `out` from its newest checkpoint on.
@@ -68,6 +75,8 @@ pub struct Summary {
     pub tokens: u64,
     /// Training tokens a second in this part of the run; 0 if no step was taken.
     pub tokens_per_second: f64,
+    /// Steps that were skipped in all.
+    pub skipped: usize,
 }
 
 /// A run under way.
@@ -83,6 +92,9 @@ struct Run<'a> {
     /// Steps taken.
     step: usize,
     saved: Option<(usize, PathBuf)>,
+    /// The newest checkpoint from whose weights a step could be taken.
+    good: Option<(usize, PathBuf)>,
+    guard: Guard,
     log: Log,
     training: Duration,
     /// Held until the run ends.
@@ -116,13 +128,24 @@ impl Run<'_> {
                 stopped = true;
                 break;
             }
-            self.model.config.recipe = options.recipe_at(&self.recipe, self.step);
+            self.set_recipe(options.recipe_of_step(&self.recipe, self.step));
+            let loops = self.model.config.recipe.count;
             let rate = self.schedule().rate(self.step + 1);
             let began = Instant::now();
             let norm;
-            (loss, norm) = self.one_step(rate)?;
+            let skip;
+            (loss, norm, skip) = self.one_step(rate)?;
             self.training += began.elapsed();
+            self.set_recipe(options.recipe_at(&self.recipe, self.step));
             self.step += 1;
+            match skip {
+                Some(reason) => {
+                    let Reason { what, value, usual } = reason;
+                    hooks.tell(&Event::Skipped { step: self.step, what, value, usual });
+                    self.guard.skipped(reason, self.step, self.good.clone())?;
+                }
+                None => self.taken(),
+            }
 
             let (step, last) = (self.step, self.step == options.steps);
             let due = |every: usize| every > 0 && step.is_multiple_of(every);
@@ -141,6 +164,9 @@ impl Run<'_> {
                     grad_norm: norm,
                     tokens: self.tokens(),
                     tokens_per_second: tokens as f64 / time.max(1e-9),
+                    skipped: self.guard.skips.skipped,
+                    loops: (loops != self.recipe.count || !options.random_loops.is_empty()).then_some(loops),
+                    scales: self.scales(),
                     val_loss: validation.filter(|_| evaluate).map(|v| v.nats_per_token),
                     val_bits_per_byte: validation.filter(|_| evaluate).and_then(|v| v.bits_per_byte),
                 };
@@ -150,11 +176,13 @@ impl Run<'_> {
             if due(options.sample_every) {
                 self.sample(hooks)?;
             }
-            if due(options.save_every) && !last {
+            // Nobody has seen weights work from which steps are skipped.
+            if due(options.save_every) && !last && self.guard.skips.in_row == 0 {
                 self.save(validation, hooks)?;
             }
         }
         let checkpoint = self.save(validation, hooks)?;
+        self.prune();
         hooks.tell(&Event::Ended { step: self.step, validation });
         Ok(Summary {
             step: self.step,
@@ -165,6 +193,7 @@ impl Run<'_> {
             tokens: self.tokens(),
             tokens_per_second: ((self.step - first) * options.tokens_per_step()) as f64
                 / self.training.as_secs_f64().max(1e-9),
+            skipped: self.guard.skips.skipped,
         })
     }
 
@@ -182,8 +211,29 @@ impl Run<'_> {
         self.step as u64 * self.options.tokens_per_step() as u64
     }
 
-    /// One optimiser step: the mean loss over its batches, and the gradient's norm before clipping.
-    fn one_step(&mut self, rate: f64) -> Result<(f64, f64)> {
+    fn set_recipe(&mut self, recipe: Recipe) {
+        self.model.config.recipe = recipe;
+        self.model.fold_scales();
+    }
+
+    /// Learned scales as they are.
+    fn scales(&self) -> Option<(f32, Option<f32>)> {
+        let recipe = &self.model.config.recipe;
+        self.model.scales.as_ref().map(|_| (recipe.hidden_scale, recipe.embedding_scale))
+    }
+
+    /// A step was taken from the newest checkpoint's weights or from those that followed: older ones may go.
+    fn taken(&mut self) {
+        self.guard.taken();
+        if self.good != self.saved {
+            self.good.clone_from(&self.saved);
+            self.prune();
+        }
+    }
+
+    /// One optimiser step: the mean loss over its batches, the gradient's norm before clipping, and why it was not taken,
+    /// if it was not.
+    fn one_step(&mut self, rate: f64) -> Result<(f64, f64, Option<Reason>)> {
         let (batches, mut total, mut sum) = (self.options.batches_per_step(), 0.0, None::<Gradients>);
         let first = if self.options.overfit_one_batch { 0 } else { self.step * batches };
         let all: Vec<Batch> = (0..batches).map(|micro| self.feed.train((first + micro) as u64)).collect();
@@ -191,12 +241,13 @@ impl Run<'_> {
         for batch in all {
             let ids = self.model.ids(&batch.ids, batch.batch, batch.time)?;
             let targets = self.model.targets(&batch.targets, batch.batch, batch.time)?;
-            let mut loss = self.model.loss(ids, targets);
+            let (mut loss, mut aim) = self.model.losses(ids, targets, self.options.loop_loss);
             // The mean over a step is over all that it asks, however it is spread over its batches.
             if batch.asked() * batches != asked {
-                loss = loss.mul_scalar((batch.asked() * batches) as f64 / asked.max(1) as f64);
+                let share = (batch.asked() * batches) as f64 / asked.max(1) as f64;
+                (loss, aim) = (loss.mul_scalar(share), aim.mul_scalar(share));
             }
-            let grads = Gradients::of(&self.model, &loss);
+            let grads = Gradients::of(&self.model, &aim);
             total += f64::from(host(loss)[0]);
             match &mut sum {
                 Some(sum) => sum.add(grads),
@@ -204,22 +255,20 @@ impl Run<'_> {
             }
         }
         let loss = total / batches as f64;
-        self.finite("loss", loss)?;
-        let Some(mut grads) = sum else { return Ok((loss, 0.0)) };
+        let Some(grads) = sum else { return Ok((loss, 0.0, None)) };
+        if let Some(reason) = self.guard.judge(loss, None) {
+            return Ok((loss, f64::NAN, Some(reason)));
+        }
+        let mut grads = self.optimiser.wanted(&self.model, grads)?;
         let norm = grads.norm() / batches as f64;
-        self.finite("gradient norm", norm)?;
+        if let Some(reason) = self.guard.judge(loss, Some(norm)) {
+            return Ok((loss, norm, Some(reason)));
+        }
         let clip = self.options.clip;
         let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         grads.scale(shrink / batches as f64);
         self.model = self.optimiser.step(self.model.clone(), grads, rate);
-        Ok((loss, norm))
-    }
-
-    fn finite(&self, what: &'static str, value: f64) -> Result<()> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        Err(Error::NotFinite { what, step: self.step + 1, value, saved: self.saved.clone() })
+        Ok((loss, norm, None))
     }
 
     fn sample(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {

@@ -33,6 +33,8 @@ pub struct NamedTensor {
 pub(crate) struct Slot {
     pub parts: Vec<Spec>,
     pub transposed: bool,
+    /// Whether an ordinary model has no such parameter: gates and learned scales.
+    pub new: bool,
 }
 
 impl Slot {
@@ -85,6 +87,13 @@ impl Slot {
     }
 }
 
+/// The name of the learned scales between loops: `hidden_scale` and, if the recipe has it, `embedding_scale`. They are
+/// no tensor of the checkpoint, whose configuration has them as fields.
+pub(crate) const SCALES: &str = "loop.scales";
+
+/// What the names of a gate's tensors hold.
+pub(crate) const GATE: &str = ".plt_gate";
+
 /// Refuses descriptions that the module cannot compute.
 fn trainable(config: &ModelConfig) -> Result<()> {
     config.validate()?;
@@ -125,11 +134,12 @@ fn fresh(config: &ModelConfig, i: usize, spec: Spec, std: f64, gate: f32, seed: 
     NamedTensor { name: spec.name, shape: spec.shape, values }
 }
 
-/// One slot for each parameter, in visiting order.
-pub(crate) fn slots(config: &ModelConfig) -> Vec<Slot> {
+/// One slot for each parameter that a checkpoint holds, in visiting order.
+fn slots(config: &ModelConfig) -> Vec<Slot> {
     let mut slots = Vec::new();
     let mut add = |parts: &[&Spec], transposed| {
-        slots.push(Slot { parts: parts.iter().map(|spec| (*spec).clone()).collect(), transposed });
+        let new = parts.iter().all(|spec| spec.name.contains(GATE));
+        slots.push(Slot { parts: parts.iter().map(|spec| (*spec).clone()).collect(), transposed, new });
     };
     let globals = tensors::expected(config);
     let global = |name: &str| globals.iter().find(|spec| spec.name == name);
@@ -260,14 +270,14 @@ impl LoopModel {
         Self::from_tensors(config, &weights, device)
     }
 
-    /// A model that starts from the weights of another whose layers `layers` it takes. Tensors that the other lacks, the
+    /// A model that starts from the weights of another: each of its layers is the mean of those that `layers` names. Tensors that the other lacks, the
     /// gates of a window, start as in [`LoopModel::init`].
     ///
     /// # Errors
     /// The configuration is invalid; the other has parts that training does not know, or a tensor of another shape.
     pub fn start(
         config: &ModelConfig,
-        (other, layers): (&Checkpoint, &[usize]),
+        (other, layers): (&Checkpoint, &[Vec<usize>]),
         gate: f32,
         seed: u64,
         device: &Device,
@@ -276,31 +286,76 @@ impl LoopModel {
         known(&other.config().extras)?;
         let there: HashMap<String, Spec> =
             tensors::expected(other.config()).into_iter().map(|spec| (spec.name.clone(), spec)).collect();
-        let source = |name: &str| -> String {
+        let sources = |name: &str| -> Vec<String> {
             let parts = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-            let layer = parts.and_then(|(n, ending)| Some((*layers.get(n.parse::<usize>().ok()?)?, ending)));
-            layer.map_or_else(|| name.to_owned(), |(n, ending)| layer::layer_name(n, ending))
+            let found = parts.and_then(|(n, ending)| Some((layers.get(n.parse::<usize>().ok()?)?, ending)));
+            match found {
+                Some((mean, ending)) => mean.iter().map(|n| layer::layer_name(*n, ending)).collect(),
+                None => vec![name.to_owned()],
+            }
         };
         let weights = tensors::expected(config).into_iter().enumerate().map(|(i, spec)| {
-            let name = source(&spec.name);
-            match there.get(&name) {
-                Some(found) if found.shape == spec.shape => {
-                    let values = other.tensor(&name)?.to_f32();
-                    Ok(NamedTensor { name: spec.name, shape: spec.shape, values })
+            let names = sources(&spec.name);
+            let mut values: Vec<f32> = Vec::new();
+            for name in &names {
+                match there.get(name) {
+                    Some(found) if found.shape == spec.shape => {
+                        let new = other.tensor(name)?.to_f32();
+                        if values.is_empty() {
+                            values = new;
+                        } else {
+                            values.iter_mut().zip(new.iter()).for_each(|(sum, x)| *sum += x);
+                        }
+                    }
+                    Some(found) => {
+                        let message = format!("has shape {:?} in `init`, expected {:?}", found.shape, spec.shape);
+                        return Err(Error::tensor(name, message));
+                    }
+                    None => return Ok(fresh(config, i, spec, 0.02, gate, seed)),
                 }
-                Some(found) => {
-                    let message = format!("has shape {:?} in `init`, expected {:?}", found.shape, spec.shape);
-                    Err(Error::tensor(&name, message))
-                }
-                None => Ok(fresh(config, i, spec, 0.02, gate, seed)),
             }
+            if names.len() > 1 {
+                values.iter_mut().for_each(|x| *x /= names.len() as f32);
+            }
+            Ok(NamedTensor { name: spec.name, shape: spec.shape, values })
         });
         Self::from_tensors(config, &weights.collect::<Result<Vec<_>>>()?, device)
     }
 
+    /// The model with the scales between its loops as parameters, from those of its recipe.
+    #[must_use]
+    pub fn with_learned_scales(mut self) -> Self {
+        let recipe = &self.config.recipe;
+        let values: Vec<f32> = [Some(recipe.hidden_scale), recipe.embedding_scale].into_iter().flatten().collect();
+        let size = values.len();
+        let device = self.device();
+        let tensor = Tensor::<1>::from_data(TensorData::new(values, [size]), &device);
+        self.scales = Some(Param::from_tensor(tensor));
+        self
+    }
+
+    /// Writes learned scales into the recipe, from where a checkpoint has them.
+    pub(crate) fn fold_scales(&mut self) {
+        let Some(scales) = &self.scales else { return };
+        let values = host(scales.val());
+        let recipe = &mut self.config.recipe;
+        recipe.hidden_scale = values[0];
+        recipe.embedding_scale = values.get(1).copied();
+    }
+
+    /// One slot for each parameter, in visiting order.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        let mut slots = slots(&self.config);
+        if let Some(scales) = &self.scales {
+            let spec = Spec { name: SCALES.into(), shape: scales.val().dims().to_vec(), role: Role::Bias };
+            slots.push(Slot { parts: vec![spec], transposed: false, new: true });
+        }
+        slots
+    }
+
     /// The weights under their checkpoint names, in the order in which checkpoints are written.
     pub fn to_tensors(&self) -> Vec<NamedTensor> {
-        let slots = slots(&self.config);
+        let slots = self.slots();
         let mut parts = HashMap::new();
         let mut next = slots.iter();
         self.visit(&mut EachParam(|_: &[usize], values: Vec<f32>| {
@@ -316,7 +371,7 @@ impl LoopModel {
     pub fn loss_and_gradients(&self, ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> (f32, Vec<NamedTensor>) {
         let loss = self.loss(ids, targets);
         let grads = loss.backward();
-        let slots = slots(&self.config);
+        let slots = self.slots();
         let mut visitor = EachGradient { grads, slots: slots.iter(), found: Vec::new() };
         self.visit(&mut visitor);
         (host(loss)[0], visitor.found)
@@ -347,6 +402,7 @@ impl LoopModel {
             layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
             norm: vector(d),
             head: (!config.tie_word_embeddings).then(|| matrix(d, v)),
+            scales: None,
             config: config.clone(),
         }
     }

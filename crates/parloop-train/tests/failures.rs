@@ -21,7 +21,7 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones() {
     let message = run(&job(&place, "out", options.clone())).unwrap_err().to_string();
     assert!(message.contains("checkpoint-000004") && message.contains("earlier checkpoints"), "{message}");
     fs::remove_file(&blocked).unwrap();
-    assert_eq!(names(&out), ["checkpoint-000002", "tokens.bin", "train.jsonl"]);
+    assert_eq!(names(&out), ["checkpoint-000002", "run.jsonl", "tokens.bin", "train.jsonl"]);
     // And the run can be continued.
     let rest = run(&job(&place, "out", options).resumed()).unwrap();
     assert_eq!(rest.step, 6);

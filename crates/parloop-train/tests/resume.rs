@@ -69,7 +69,7 @@ fn a_run_with_muon_learns_and_resumes_exactly() {
 fn only_the_last_checkpoints_are_kept() {
     let place = Place::new();
     run(&job(&place, "out", small("vanilla", 7))).unwrap();
-    let expected = ["checkpoint-000006", "checkpoint-000007", "tokens.bin", "train.jsonl"];
+    let expected = ["checkpoint-000006", "checkpoint-000007", "run.jsonl", "tokens.bin", "train.jsonl"];
     assert_eq!(names(&place.path("out")), expected);
     let model = ["config.json", "model.safetensors", "optimizer.safetensors", "tokenizer_config.json", "trainer.json"];
     assert_eq!(names(&place.path("out/checkpoint-000007")), model);

@@ -204,12 +204,19 @@ impl CheckpointWriter {
         self.file(files::INDEX, format!("{index:#}\n").as_bytes())
     }
 
-    /// Writes one safetensors file.
+    /// Where a file is written; the folder that its name has is created.
+    fn place(&self, name: &str) -> std::io::Result<PathBuf> {
+        let path = self.temporary.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        Ok(path)
+    }
+
+    /// Writes one safetensors file; its name may have a folder.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn tensors<T: ToWrite>(&self, name: &str, tensors: &[T]) -> Result<()> {
-        let path = self.temporary.join(name);
+        let path = self.place(name).map_err(|e| Error::io("write", &self.target.join(name), e))?;
         let views = tensors.iter().map(|t| Ok((t.name(), AsView::new(t)?))).collect::<Result<Vec<_>>>()?;
         for tensor in tensors {
             if let Some(value) = tensor.beyond_range() {
@@ -228,13 +235,13 @@ impl CheckpointWriter {
         File::open(&path).and_then(finish).map_err(|e| Error::io("flush", &self.target.join(name), e))
     }
 
-    /// Writes any further file.
+    /// Writes any further file; its name may have a folder.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let write = || {
-            let mut file = File::create(self.temporary.join(name))?;
+            let mut file = File::create(self.place(name)?)?;
             file.write_all(bytes)?;
             file.sync_all()
         };

@@ -8,6 +8,8 @@ use burn::tensor::{Gradients as AllGradients, Tensor};
 /// Gradients of all parameters; `None` where the loss does not depend on one (a gate in a model of one loop).
 pub struct Gradients {
     pub(super) flat: Vec<Option<Tensor<1>>>,
+    /// Those of the factors of adapted matrices (`lora.rs`), in place of the matrices' own.
+    pub(super) low_rank: Vec<Option<Tensor<1>>>,
     /// First dimension of each parameter, for sums of a fixed order.
     rows: Vec<usize>,
     /// Multiplies all of them; applied by the optimiser, in the sweep that reads them anyway.
@@ -17,8 +19,8 @@ pub struct Gradients {
 impl Gradients {
     /// Back-propagates a loss of shape `[1]`.
     pub fn of(model: &LoopModel, loss: &Tensor<1>) -> Self {
-        let mut collect =
-            Collect { grads: loss.backward(), found: Self { flat: Vec::new(), rows: Vec::new(), factor: 1.0 } };
+        let found = Self { flat: Vec::new(), low_rank: Vec::new(), rows: Vec::new(), factor: 1.0 };
+        let mut collect = Collect { grads: loss.backward(), found };
         model.visit(&mut collect);
         collect.found
     }
@@ -47,7 +49,8 @@ impl Gradients {
             let grad = grad.as_ref()?;
             Some(ops::squares(grad, *rows))
         });
-        squares.sum::<f64>().sqrt() * self.factor
+        let low_rank: f64 = self.low_rank.iter().flatten().map(|grad| ops::squares(grad, 1)).sum();
+        (squares.sum::<f64>() + low_rank).sqrt() * self.factor
     }
 }
 

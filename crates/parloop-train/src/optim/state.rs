@@ -1,11 +1,12 @@
 //! The optimiser's state and its step: AdamW (Loshchilov and Hutter, 2019, algorithm 2) as PyTorch computes it, for all
 //! parameters or for those that are no matrices of a layer.
 
+use super::lora::{Lora, LoraSettings};
 use super::{Gradients, muon};
 use crate::host::host;
 use crate::model::LoopModel;
 use crate::ops::{self, AdamStep};
-use crate::weights::{NamedTensor, Slot, slots};
+use crate::weights::{NamedTensor, Slot};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -29,27 +30,86 @@ pub struct Optimiser {
     settings: AdamWSettings,
     /// The momentum of Muon, if it is to take the matrices of the layers.
     muon: Option<f64>,
+    /// Whether only what an ordinary model lacks is changed.
+    only_new: bool,
+    /// How matrices are adapted, and the adapters once a step has been prepared.
+    lora: Option<LoraSettings>,
+    adapters: Option<Lora>,
     /// Steps taken.
     time: usize,
     moments: Vec<Option<Moments>>,
 }
 
 /// Running means of a parameter's gradients and, with AdamW, of their squares.
-struct Moments {
-    first: Tensor<1>,
-    second: Option<Tensor<1>>,
+pub(super) struct Moments {
+    pub first: Tensor<1>,
+    pub second: Option<Tensor<1>>,
+}
+
+/// AdamW for one flat parameter.
+pub(super) struct AdamW(pub AdamStep);
+
+impl AdamW {
+    pub(super) fn take(&self, value: Tensor<1>, grad: Tensor<1>, moments: &mut Option<Moments>) -> Tensor<1> {
+        let (first, second) = match moments.take() {
+            Some(Moments { first, second }) => (first, second),
+            None => (value.zeros_like(), None),
+        };
+        let second = second.unwrap_or_else(|| value.zeros_like());
+        let [value, first, second] = ops::adam(self.0, grad, [value, first, second]);
+        *moments = Some(Moments { first, second: Some(second) });
+        value
+    }
 }
 
 impl Optimiser {
     /// AdamW that has taken no step.
     pub fn new(settings: AdamWSettings) -> Self {
-        Self { settings, muon: None, time: 0, moments: Vec::new() }
+        Self { settings, muon: None, only_new: false, lora: None, adapters: None, time: 0, moments: Vec::new() }
     }
 
     /// With Muon (`muon.rs`) for the matrices of the layers; AdamW keeps the embedding, the head, norms and gates.
     #[must_use]
     pub fn with_muon(self, momentum: f64) -> Self {
         Self { muon: Some(momentum), ..self }
+    }
+
+    /// Changes only gates and learned scales.
+    #[must_use]
+    pub fn only_new(self) -> Self {
+        Self { only_new: true, ..self }
+    }
+
+    /// Changes matrices of the layers by factors of low rank beside them (`lora.rs`), and gates and learned scales.
+    #[must_use]
+    pub fn with_lora(self, settings: LoraSettings) -> Self {
+        Self { lora: Some(settings), ..self.only_new() }
+    }
+
+    /// Of a step's gradients those that this optimiser uses: their norm is the one to clip by.
+    ///
+    /// # Errors
+    /// With lora: no matrix has one of the names of its targets.
+    pub fn wanted(&mut self, model: &LoopModel, mut grads: Gradients) -> Result<Gradients> {
+        if !self.only_new {
+            return Ok(grads);
+        }
+        let slots = model.slots();
+        if let Some(settings) = &self.lora {
+            let adapters = match self.adapters.take() {
+                Some(adapters) => adapters,
+                None => Lora::new(settings, model)?,
+            };
+            grads.low_rank = adapters.gradients(&slots, &grads.flat);
+            self.adapters = Some(adapters);
+        }
+        grads.flat.iter_mut().zip(&slots).filter(|(_, slot)| !slot.new).for_each(|(grad, _)| *grad = None);
+        Ok(grads)
+    }
+
+    /// The factors of adapted matrices, as `lora_A.NAME` and `lora_B.NAME`; none without lora or before its first step.
+    pub fn factors(&self) -> Vec<NamedTensor> {
+        self.adapters.as_ref().map(Lora::factors).unwrap_or_default()
     }
 
     /// Takes one step and returns the changed model. With t the step, g the gradient, a = learning rate:
@@ -78,10 +138,15 @@ impl Optimiser {
             keep: (1.0 - rate * self.settings.weight_decay) as f32,
             rate: rate as f32,
             muon: self.muon.map(|momentum| momentum as f32),
-            slots: slots(model.config()).into_iter(),
+            slots: model.slots().into_iter(),
             parts: grads.flat.into_iter().zip(&mut self.moments),
         };
-        model.map(&mut update)
+        let step = AdamStep { keep: update.keep, ..update.step };
+        let model = model.map(&mut update);
+        match &mut self.adapters {
+            Some(adapters) => adapters.step(step, grads.low_rank, model),
+            None => model,
+        }
     }
 
     /// Steps taken.
@@ -91,8 +156,9 @@ impl Optimiser {
 
     /// The moments under the checkpoint's tensor names, as `exp_avg.NAME` and, with AdamW, `exp_avg_sq.NAME`.
     pub fn to_tensors(&self, model: &LoopModel) -> Vec<NamedTensor> {
-        let mut tensors = Vec::new();
-        for (slot, moments) in slots(model.config()).iter().zip(&self.moments) {
+        let slots = model.slots();
+        let mut tensors = self.adapters.as_ref().map(|adapters| adapters.to_tensors(&slots)).unwrap_or_default();
+        for (slot, moments) in slots.iter().zip(&self.moments) {
             let Some(moments) = moments else { continue };
             let second = moments.second.iter().map(|values| ("exp_avg_sq", values));
             for (prefix, values) in [("exp_avg", &moments.first)].into_iter().chain(second) {
@@ -111,7 +177,7 @@ impl Optimiser {
         let (device, muon) = (model.device().inner(), new.muon);
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut moments = Vec::new();
-        for slot in slots(model.config()) {
+        for slot in model.slots() {
             let load = |prefix: &str| -> Result<Option<Tensor<1>>> {
                 let mut parts = Vec::new();
                 for part in &slot.parts {
@@ -140,7 +206,12 @@ impl Optimiser {
                 _ => return Err(Error::tensor(&slot.parts[0].name, "has other moments than its optimiser keeps")),
             });
         }
-        Ok(Self { time, moments, ..new })
+        let adapters = match &new.lora {
+            // A run that was stopped before its first step has none yet.
+            Some(settings) if time > 0 => Some(Lora::restored(settings, model, &by_name)?),
+            _ => None,
+        };
+        Ok(Self { time, moments, adapters, ..new })
     }
 }
 
@@ -164,24 +235,16 @@ impl<'a, I: Iterator<Item = (Option<Tensor<1>>, &'a mut Option<Moments>)>> Modul
         param.map(|value| {
             let (dims, tracked) = (value.dims(), value.is_require_grad());
             let value = value.inner().reshape(grad.dims());
-            let (first, second) = match moments.take() {
-                Some(moments) => (moments.first, moments.second),
-                None => (value.zeros_like(), None),
-            };
             let value = match (momentum, &slot) {
                 (Some(momentum), Some(slot)) => {
+                    let first = moments.take().map_or_else(|| value.zeros_like(), |moments| moments.first);
                     let grad = grad.mul_scalar(step.factor);
                     let first = first.mul_scalar(momentum) + grad.clone();
                     let change = muon::change(slot, grad + first.clone().mul_scalar(momentum));
                     *moments = Some(Moments { first, second: None });
                     value.mul_scalar(step.keep) - change.mul_scalar(self.rate)
                 }
-                _ => {
-                    let second = second.unwrap_or_else(|| value.zeros_like());
-                    let [value, first, second] = ops::adam(step, grad, [value, first, second]);
-                    *moments = Some(Moments { first, second: Some(second) });
-                    value
-                }
+                _ => AdamW(step).take(value, grad, moments),
             };
             let value = value.reshape(dims);
             if tracked { Tensor::from_inner(value).require_grad() } else { value }

@@ -1,7 +1,7 @@
 //! Refusing options that cannot work, before anything is read or allocated.
 
 use super::settings::shown;
-use super::{OPTIONS, TrainOptions};
+use super::{OPTIONS, OptimizerChoice, ScalesChoice, TrainOptions, TuneChoice};
 use crate::{Error, Result};
 
 /// Tokens of one batch; what they need beyond this no machine has.
@@ -55,6 +55,15 @@ impl TrainOptions {
         if self.scale_warmup > 0 && recipe.embedding_scale.is_none() && recipe.count > 1 {
             let expected = "0 for a recipe without embedding_scale, whose later loops would begin with nothing";
             return Err(Error::option("scale_warmup", self.scale_warmup, expected));
+        }
+        self.check_loops(&recipe)?;
+        if self.tune == TuneChoice::Lora && self.optimizer == OptimizerChoice::Muon {
+            let expected = "adamw with `tune` lora: muon is for whole matrices";
+            return Err(Error::option("optimizer", "\"muon\"", expected));
+        }
+        if self.tune == TuneChoice::New && recipe.local.is_none() && self.scales == ScalesChoice::Fixed {
+            let expected = "all or lora: this recipe has no gates, and its scales are not learned";
+            return Err(Error::option("tune", "\"new\"", expected));
         }
         // The vocabulary of a tokenizer that is not trained here is not known yet; it adds little.
         let parameters = parloop_model::tensors::parameters(&self.model_config(self.vocab_size, None)?);
@@ -114,7 +123,17 @@ mod tests {
     #[test]
     fn each_bad_option_is_named() {
         type Change = fn(&mut TrainOptions);
-        let cases: [(&str, Change); 22] = [
+        let cases: [(&str, Change); 32] = [
+            ("loops_schedule", |o| o.loops_schedule = "1:0,3:5".into()),
+            ("loops_schedule", |o| o.loops_schedule = "1:5,2:9".into()),
+            ("loops_schedule", |o| o.loops_schedule = "1:0,2:0".into()),
+            ("loops_schedule", |o| o.loops_schedule = "2".into()),
+            ("random_loops", |o| o.random_loops = "1-3".into()),
+            ("random_loops", |o| (o.recipe, o.random_loops) = (RecipeChoice::Name("loop2".into()), "3-1".into())),
+            ("scales", |o| (o.scales, o.scale_warmup) = (ScalesChoice::Learned, 3)),
+            ("scales", |o| (o.scales, o.recipe) = (ScalesChoice::Cold, RecipeChoice::Name("loop2".into()))),
+            ("optimizer", |o| (o.tune, o.optimizer) = (TuneChoice::Lora, OptimizerChoice::Muon)),
+            ("tune", |o| (o.tune, o.recipe) = (TuneChoice::New, RecipeChoice::Name("vanilla".into()))),
             ("step_tokens", |o| o.step_tokens = o.batch * o.context + 1),
             ("batch", |o| o.batch = 0),
             ("init_layers", |o| o.init_layers = "0-3".into()),

@@ -2,7 +2,7 @@
 
 use super::TrainOptions;
 use crate::{Error, Result};
-use parloop_model::{Checkpoint, Recipe};
+use parloop_model::Checkpoint;
 use std::path::Path;
 
 /// The word for the tokenizer of `init`.
@@ -49,7 +49,7 @@ impl TrainOptions {
     }
 
     /// The checkpoint that a new run starts from, and which of its layers it takes.
-    pub(crate) fn start(&self) -> Result<Option<(Checkpoint, Vec<usize>)>> {
+    pub(crate) fn start(&self) -> Result<Option<(Checkpoint, Vec<Vec<usize>>)>> {
         if self.init.is_empty() {
             return Ok(None);
         }
@@ -61,18 +61,6 @@ impl TrainOptions {
     /// Ids of the vocabulary: a checkpoint may have more than its tokenizer uses.
     pub(crate) fn vocabulary(&self, tokenizer: usize) -> usize {
         if self.init.is_empty() { tokenizer } else { self.vocab_size }
-    }
-
-    /// The recipe as step `step` (0-based) trains it: while scales warm up, later loops begin with
-    /// `embedding_scale` 1 and `hidden_scale` 0, so that each repeats loop 1, and go to the recipe's in a straight line.
-    pub(crate) fn recipe_at(&self, recipe: &Recipe, step: usize) -> Recipe {
-        let mut recipe = recipe.clone();
-        if step < self.scale_warmup {
-            let share = step as f32 / self.scale_warmup as f32;
-            recipe.hidden_scale *= share;
-            recipe.embedding_scale = recipe.embedding_scale.map(|scale| 1.0 + share * (scale - 1.0));
-        }
-        recipe
     }
 
     /// The bias that a new gate starts with.
@@ -89,24 +77,34 @@ fn open(init: &str) -> Result<Checkpoint> {
     })
 }
 
-/// The layers that a text names, of `count`.
-pub(super) fn taken(text: &str, count: usize) -> Result<Vec<usize>> {
+/// The layers that a text names, of `count`: for each layer of the new model those whose mean it is.
+pub(super) fn taken(text: &str, count: usize) -> Result<Vec<Vec<usize>>> {
     if text.trim().is_empty() {
-        return Ok((0..count).collect());
+        return Ok((0..count).map(|n| vec![n]).collect());
     }
     let wrong = || {
-        let expected = format!("layers from 0 to {}, such as 0-{0} or 0,2,4", count - 1);
+        let expected =
+            format!("layers from 0 to {}, such as 0-{0} or 0,2,4; a sum such as 0+1 or 0-1+2-3 takes means", count - 1);
         Error::option("init_layers", format!("\"{text}\""), expected)
     };
-    let mut layers = Vec::new();
+    let mut layers: Vec<Vec<usize>> = Vec::new();
     for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < count).ok_or_else(wrong);
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last || layers.len() + last - first >= 4096 {
-            return Err(wrong());
+        let mut sum: Vec<Vec<usize>> = Vec::new();
+        for (nth, range) in part.split('+').enumerate() {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < count).ok_or_else(wrong);
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last || layers.len() + last - first >= 4096 || nth >= count {
+                return Err(wrong());
+            }
+            if nth == 0 {
+                sum = vec![Vec::new(); last - first + 1];
+            } else if sum.len() != last - first + 1 {
+                return Err(wrong());
+            }
+            sum.iter_mut().zip(first..=last).for_each(|(layers, n)| layers.push(n));
         }
-        layers.extend(first..=last);
+        layers.extend(sum);
     }
     Ok(layers)
 }
@@ -117,23 +115,15 @@ mod tests {
 
     #[test]
     fn layers_are_ranges_and_numbers() {
-        assert_eq!(taken("", 3).unwrap(), [0, 1, 2]);
-        assert_eq!(taken("0,2", 3).unwrap(), [0, 2]);
-        assert_eq!(taken("1-2, 0,1", 3).unwrap(), [1, 2, 0, 1]);
-        for text in ["3", "2-1", "-", "a", "0,", "0-99999999999999999999"] {
+        let one = |text| taken(text, 3).unwrap().concat();
+        assert_eq!(one(""), [0, 1, 2]);
+        assert_eq!(one("0,2"), [0, 2]);
+        assert_eq!(one("1-2, 0,1"), [1, 2, 0, 1]);
+        assert_eq!(taken("0-1+1-2,2", 3).unwrap(), [vec![0, 1], vec![1, 2], vec![2]]);
+        for text in ["3", "2-1", "-", "a", "0,", "0-99999999999999999999", "0-1+2", "0+", "+", "0+0+0+0"] {
             let message = taken(text, 3).unwrap_err().to_string();
             assert!(message.starts_with("init_layers") && message.contains("0 to 2"), "{message}");
         }
-    }
-
-    #[test]
-    fn scales_go_from_the_embedding_alone_to_the_recipe() {
-        let options = TrainOptions { scale_warmup: 4, ..TrainOptions::default() };
-        let recipe = Recipe::plt(2);
-        let at = |step| options.recipe_at(&recipe, step);
-        assert_eq!((at(0).embedding_scale, at(0).hidden_scale), (Some(1.0), 0.0));
-        assert_eq!(at(2).hidden_scale, recipe.hidden_scale / 2.0);
-        assert_eq!((at(4), at(9)), (recipe.clone(), recipe.clone()));
     }
 
     #[test]

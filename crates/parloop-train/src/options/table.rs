@@ -5,7 +5,7 @@
 //! check of its range, and what a program needs to offer it as a flag ([`OPTIONS`]).
 
 use super::values::{Allowed, of};
-use super::{DeviceChoice, OptimizerChoice, Preset, RecipeChoice, ScheduleChoice};
+use super::{DeviceChoice, OptimizerChoice, Preset, RecipeChoice, ScalesChoice, ScheduleChoice, TuneChoice};
 use serde::{Deserialize, Serialize};
 
 /// An option as others need to see it: to offer it, to set it, to name it.
@@ -135,12 +135,32 @@ options! {
         /// Checkpoint whose weights, sizes and tokenizer the run starts from: a folder, a run or a GGUF file; the recipe is
         /// the run's own
         init: String = [String::new()], Allowed::Text;
-        /// Layers of `init` to take, such as 0-11 or 0,2,4; all of them if empty
+        /// Layers of `init` to take, such as 0-11 or 0,2,4; means of layers, such as 0-14+15-29; all of them if empty
         init_layers: String = [String::new()], Allowed::Text;
         /// Share of the global branch in gates that are new; 1 begins as if there were no window
         initial_gate: f64 = [0.5], Allowed::Number { low: 0.0, high: 1.0 };
         /// Steps over which the input of later loops goes from the token's embedding alone to the recipe's scales
         scale_warmup: usize = [0], STEPS, fixed;
+        /// What is trained: all, new (gates and learned scales alone), or lora (small matrices beside those of the
+        /// layers, and what is new)
+        tune: TuneChoice = [TuneChoice::All], Allowed::OneOf(&TuneChoice::NAMES), fixed;
+        /// Rank of lora's matrices
+        lora_rank: usize = [8], Allowed::Whole(1, 4096), fixed;
+        /// Lora's change is multiplied by this / rank
+        lora_alpha: f64 = [16.0], Allowed::Above(0.0, 1e6), fixed;
+        /// Matrices that lora changes, such as q_proj,v_proj; all of the layers if empty
+        lora_targets: String = [String::new()], Allowed::Text, fixed;
+    }
+    "Loops" {
+        /// Loops by step, such as 1:0,2:2000: one loop from the start, two from step 2000; the last is the recipe's own
+        /// number; the recipe throughout if empty
+        loops_schedule: String = [String::new()], Allowed::Text, fixed;
+        /// Loops drawn anew for each step, such as 1-4; for recipes without shift; the recipe's number if empty
+        random_loops: String = [String::new()], Allowed::Text;
+        /// embedding_scale and hidden_scale: fixed, learned, or cold (learned, from 1 and 0)
+        scales: ScalesChoice = [ScalesChoice::Fixed], Allowed::OneOf(&ScalesChoice::NAMES), fixed;
+        /// Weight of the mean loss of the earlier loops' outputs beside that of the last
+        loop_loss: f64 = [0.0], Allowed::Number { low: 0.0, high: 1e3 };
     }
     "Text" {
         /// bytes, bpe (trained on the text, `vocab_size` ids), init (that of `init`), or the path of a tokenizer.json
@@ -187,6 +207,10 @@ options! {
         epsilon: f64 = [1e-8], Allowed::Above(0.0, 1.0);
         /// Largest global gradient norm; 0 does not clip
         clip: f64 = [1.0], Allowed::Number { low: 0.0, high: 1e9 };
+        /// A step is skipped whose gradient norm is this many times the running mean, or no number; 0 skips only the latter
+        spike: f64 = [10.0], Allowed::Number { low: 0.0, high: 1e9 };
+        /// Skipped steps in a row that end the run
+        skips: usize = [10], SIZE;
     }
     "Reports" {
         /// Steps between validations; 0 for only the last
@@ -199,6 +223,10 @@ options! {
         save_every: usize = [500, 500, 1000], STEPS;
         /// Checkpoints kept; older ones are removed after a newer one is whole
         keep: usize = [2], SIZE;
+        /// Checkpoints of steps that this divides stay; 0 for none
+        keep_every: usize = [0], STEPS;
+        /// Write what is logged as TensorBoard's events, too
+        tensorboard: bool = [false], Allowed::Switch;
         /// Steps between text samples; 0 for none
         sample_every: usize = [0], STEPS;
         /// Tokens of a sample

@@ -26,6 +26,17 @@ pub enum Event<'a> {
     },
     /// A line of the log was written.
     Logged(&'a LogRow),
+    /// A step was not taken; the next follows with the next batch.
+    Skipped {
+        /// The step, counted from 1.
+        step: usize,
+        /// "loss" or "gradient norm".
+        what: &'static str,
+        /// The value found.
+        value: f64,
+        /// The usual value, if this one is a number.
+        usual: Option<f64>,
+    },
     /// A sample was made.
     Sampled {
         /// Steps taken.

@@ -1,8 +1,10 @@
 //! Checkpoints of a run: a Hugging Face folder plus what the optimiser needs to go on.
 
+use super::guard::Skips;
 use super::{Event, Hooks, Run, Validation};
-use crate::options::TrainOptions;
-use crate::weights::NamedTensor;
+use crate::host::host;
+use crate::options::{TrainOptions, TuneChoice};
+use crate::weights::{NamedTensor, SCALES};
 use crate::{Error, Result};
 use parloop_model::checkpoint::{CheckpointWriter, DType, TensorData};
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,9 @@ pub(super) struct State {
     pub tokenizer: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// Steps that were skipped, and the running mean that judges the next.
+    #[serde(default)]
+    pub skips: Skips,
     pub options: TrainOptions,
 }
 
@@ -57,21 +62,24 @@ fn data(tensors: &[NamedTensor]) -> Vec<TensorData<'_>> {
 }
 
 impl Run<'_> {
-    /// Writes `checkpoint-NNNNNN`, whole or not at all, then removes all but the last few.
+    /// Writes `checkpoint-NNNNNN`, whole or not at all.
     pub(super) fn save(&mut self, validation: Option<Validation>, hooks: &mut Hooks<'_>) -> Result<PathBuf> {
         let folder = self.out.join(format!("checkpoint-{:06}", self.step));
         if let Some((_, path)) = self.saved.as_ref().filter(|(step, _)| *step == self.step) {
             return Ok(path.clone());
         }
-        self.write(&folder, validation)
+        let weights = self.model.to_tensors();
+        if !weights.iter().all(|tensor| tensor.values.iter().all(|x| x.is_finite())) {
+            return Err(Error::Weights { step: self.step, good: self.good.clone() });
+        }
+        self.write(&folder, &weights, validation)
             .map_err(|source| Error::Save { path: folder.clone(), source: Box::new(source) })?;
         self.saved = Some((self.step, folder.clone()));
         hooks.tell(&Event::Saved { step: self.step, checkpoint: &folder });
-        self.prune();
         Ok(folder)
     }
 
-    fn write(&self, folder: &Path, validation: Option<Validation>) -> Result<()> {
+    fn write(&self, folder: &Path, weights: &[NamedTensor], validation: Option<Validation>) -> Result<()> {
         let state = State {
             format: State::FORMAT,
             step: self.step,
@@ -79,24 +87,62 @@ impl Run<'_> {
             data: format!("{:016x}", self.feed.content()),
             tokenizer: format!("{:016x}", crate::data::tokenizer_hash(&self.tokenizer)),
             val_loss: validation.map(|v| v.nats_per_token),
+            skips: self.guard.skips.clone(),
             options: self.options.clone(),
         };
         let state =
             serde_json::to_string_pretty(&state).map_err(|e| Error::io("write", &folder.join(STATE), e.into()))?;
         let writer = CheckpointWriter::create(folder)?;
         writer.model(self.model.config(), Some(&self.tokenizer))?;
-        writer.weights(&data(&self.model.to_tensors()), None)?;
-        writer.tensors(OPTIMISER, &data(&self.optimiser.to_tensors(&self.model)))?;
+        writer.weights(&data(weights), None)?;
+        let mut state_tensors = self.optimiser.to_tensors(&self.model);
+        if let Some(scales) = &self.model.scales {
+            // The configuration has them as decimal fractions.
+            let values = host(scales.val());
+            state_tensors.push(NamedTensor { name: SCALES.into(), shape: vec![values.len()], values });
+        }
+        writer.tensors(OPTIMISER, &data(&state_tensors))?;
+        self.write_adapter(&writer)?;
         writer.file(STATE, state.as_bytes())?;
         Ok(writer.finish()?)
     }
 
-    /// Removes checkpoints before the last `keep`. A folder that cannot be removed is left: the run matters more.
-    fn prune(&self) {
+    /// With lora: the adapter alone in PEFT's layout, and with it what is new and trained whole.
+    fn write_adapter(&self, writer: &CheckpointWriter) -> Result<()> {
+        if self.options.tune != TuneChoice::Lora {
+            return Ok(());
+        }
+        let name = |of: &str, factor: &str| {
+            format!("base_model.model.{}{factor}.weight", of.strip_suffix(".weight").unwrap_or(of))
+        };
+        let mut modules = Vec::new();
+        let mut tensors = Vec::new();
+        for factor in self.optimiser.factors() {
+            let Some((which, of)) = factor.name.split_once('.') else { continue };
+            modules.extend(of.trim_end_matches(".weight").rsplit('.').next().map(str::to_owned));
+            tensors.push(NamedTensor { name: name(of, &format!(".{which}")), ..factor });
+        }
+        modules.sort();
+        modules.dedup();
+        let config = serde_json::json!({
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": true,
+            "base_model_name_or_path": self.options.init, "target_modules": modules,
+            "r": self.options.lora_rank, "lora_alpha": self.options.lora_alpha, "lora_dropout": 0.0,
+            "fan_in_fan_out": false, "init_lora_weights": true, "use_rslora": false, "use_dora": false,
+        });
+        writer.tensors("adapter/adapter_model.safetensors", &data(&tensors))?;
+        Ok(writer.file("adapter/adapter_config.json", format!("{config:#}\n").as_bytes())?)
+    }
+
+    /// Removes checkpoints before the last `keep`, but those of steps that `keep_every` divides. A folder that cannot be
+    /// removed is left: the run matters more.
+    pub(super) fn prune(&self) {
         let mut steps = checkpoints(&self.out);
         steps.retain(|(step, _)| *step <= self.step);
         let surplus = steps.len().saturating_sub(self.options.keep);
-        for (_, path) in steps.into_iter().take(surplus) {
+        let every = self.options.keep_every;
+        let stays = |step: usize| every > 0 && step.is_multiple_of(every);
+        for (_, path) in steps.into_iter().take(surplus).filter(|(step, _)| !stays(*step)) {
             let _ = fs::remove_dir_all(path);
         }
     }

@@ -1,13 +1,14 @@
 //! From a job to a run: tokenizer, token file, model and optimiser, new or as a checkpoint left them.
 
+use super::guard::{Guard, Skips};
 use super::report::Log;
 use super::save::{OPTIMISER, State, checkpoints};
-use super::{Run, TrainJob};
+use super::{Run, TrainJob, record};
 use crate::data::{Examples, Feed, Source, TokenFile, Windows, tokenizer_hash};
 use crate::model::LoopModel;
-use crate::optim::{AdamWSettings, Optimiser};
-use crate::options::{OF_INIT, OptimizerChoice, TrainOptions};
-use crate::weights::NamedTensor;
+use crate::optim::{AdamWSettings, LoraSettings, Optimiser};
+use crate::options::{OF_INIT, OptimizerChoice, ScalesChoice, TrainOptions, TuneChoice};
+use crate::weights::{NamedTensor, SCALES};
 use crate::{Error, Result};
 use burn::tensor::Device;
 use parloop_model::mapped::MappedFile;
@@ -50,37 +51,34 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         return Err(Error::option("vocab_size", vocabulary, expected));
     }
     let config = options.model_config(vocabulary, tokenizer.end_of_text())?;
-    let settings = AdamWSettings {
-        beta1: options.beta1,
-        beta2: options.beta2,
-        epsilon: options.epsilon,
-        weight_decay: options.weight_decay,
-    };
-    let new = match options.optimizer {
-        OptimizerChoice::AdamW => Optimiser::new(settings),
-        OptimizerChoice::Muon => Optimiser::new(settings).with_muon(options.momentum),
-    };
+    let new = optimiser(options);
+    let learned = options.scales != ScalesChoice::Fixed;
+    let mut skips = Skips::default();
     let (model, optimiser, step, saved) = match earlier {
         Some((folder, state)) => {
             options.check_same_run(&state.options)?;
             if state.data != format!("{:016x}", feed.content()) {
                 return Err(Error::OtherText { path: folder, data: source.path().to_owned() });
             }
-            // With scales that warm up, a checkpoint has those of its last step.
+            // A checkpoint has the recipe of its last step.
             let recipe = options.recipe_at(&config.recipe, state.step.saturating_sub(1));
             let then = ModelConfig { recipe, ..config.clone() };
-            let (model, optimiser) = restore(&folder, &state, &then, new, &device)?;
+            let (model, optimiser) = restore(&folder, &state, then, new, learned, &device)?;
+            skips = state.skips;
             (model, optimiser, state.step, Some((state.step, folder)))
         }
         None => {
             let (gate, seed) = (options.gate_logit(), options.seed);
+            let config = ModelConfig { recipe: options.with_first_scales(config.recipe.clone()), ..config.clone() };
             let model = match &start {
                 Some((checkpoint, layers)) => LoopModel::start(&config, (checkpoint, layers), gate, seed, &device)?,
                 None => LoopModel::init(&config, options.init_std, gate, seed, &device)?,
             };
-            (model, new, 0, None)
+            (if learned { model.with_learned_scales() } else { model }, new, 0, None)
         }
     };
+    let log = Log::open(&job.out.join("train.jsonl"), step, options.tensorboard)?;
+    record::write(job, step, &feed, &tokenizer, &config)?;
     Ok(Run {
         options,
         recipe: config.recipe,
@@ -91,15 +89,44 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         optimiser,
         step,
         saved,
-        log: Log::open(&job.out.join("train.jsonl"), step)?,
+        good: None,
+        guard: Guard { spike: options.spike, most: options.skips, skips },
+        log,
         training: Duration::ZERO,
         _lock: lock,
     })
 }
 
+/// The optimiser that the options describe, before its first step.
+pub(crate) fn optimiser(options: &TrainOptions) -> Optimiser {
+    let new = Optimiser::new(AdamWSettings {
+        beta1: options.beta1,
+        beta2: options.beta2,
+        epsilon: options.epsilon,
+        weight_decay: options.weight_decay,
+    });
+    let new = match options.optimizer {
+        OptimizerChoice::AdamW => new,
+        OptimizerChoice::Muon => new.with_muon(options.momentum),
+    };
+    match options.tune {
+        TuneChoice::All => new,
+        TuneChoice::New => new.only_new(),
+        TuneChoice::Lora => {
+            let targets = options.lora_targets.split(',').map(|name| name.trim().to_owned());
+            new.with_lora(LoraSettings {
+                rank: options.lora_rank,
+                alpha: options.lora_alpha,
+                targets: targets.filter(|name| !name.is_empty()).collect(),
+                seed: options.seed,
+            })
+        }
+    }
+}
+
 /// Refuses what cannot fit before anything large is allocated: weights, gradients and two moments of each parameter,
 /// and of the activations at least the logits and each layer's widest parts.
-fn check_memory(options: &TrainOptions) -> Result<()> {
+pub(crate) fn check_memory(options: &TrainOptions) -> Result<()> {
     let config = options.model_config(options.vocab_size.max(256), None)?;
     let parameters = parloop_model::tensors::parameters(&config) as f64;
     let rows = options.batch as f64 * options.context as f64;
@@ -213,12 +240,17 @@ fn same_tokenizer(folder: &Path, state: &State, options: &TrainOptions) -> Resul
 fn restore(
     folder: &Path,
     state: &State,
-    config: &ModelConfig,
+    mut config: ModelConfig,
     new: Optimiser,
+    learned: bool,
     device: &Device,
 ) -> Result<(LoopModel, Optimiser)> {
-    let model = LoopModel::load(folder, device)?;
-    if model.config() != config {
+    let mut model = LoopModel::load(folder, device)?;
+    if learned {
+        let found = &model.config().recipe;
+        (config.recipe.embedding_scale, config.recipe.hidden_scale) = (found.embedding_scale, found.hidden_scale);
+    }
+    if *model.config() != config {
         return Err(Error::resume(folder, "its config.json does not describe the model of its trainer.json"));
     }
     let path = folder.join(OPTIMISER);
@@ -233,7 +265,20 @@ fn restore(
         let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         moments.push(NamedTensor { name, shape: view.shape().to_vec(), values });
     }
-    let optimiser = Optimiser::from_tensors(new, state.step, &moments, &model)?;
+    if learned {
+        let found = moments.iter().find(|tensor| tensor.name == SCALES).map(|tensor| tensor.values.as_slice());
+        let recipe = &mut model.config.recipe;
+        match (found, recipe.embedding_scale.is_some()) {
+            (Some([hidden, embedding]), true) => {
+                (recipe.hidden_scale, recipe.embedding_scale) = (*hidden, Some(*embedding));
+            }
+            (Some([hidden]), false) => recipe.hidden_scale = *hidden,
+            _ => return Err(Error::tensor(SCALES, "is missing from the optimiser's state, or of another shape")),
+        }
+        model = model.with_learned_scales();
+    }
+    let time = state.step.saturating_sub(state.skips.skipped);
+    let optimiser = Optimiser::from_tensors(new, time, &moments, &model)?;
     Ok((model, optimiser))
 }
 

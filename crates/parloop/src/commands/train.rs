@@ -1,5 +1,6 @@
 //! `parloop train`: a text in, a model out.
 
+mod dry;
 mod flags;
 mod progress;
 
@@ -17,13 +18,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Train a looped transformer on a text
 ///
-/// Writes checkpoints `OUT/checkpoint-N` that `parloop run OUT` loads, and a log `OUT/train.jsonl`. Ctrl-C saves a
+/// Writes checkpoints `OUT/checkpoint-N` that `parloop run OUT` loads, a log `OUT/train.jsonl`, and `OUT/run.jsonl` with everything that shaped the run. Ctrl-C saves a
 /// checkpoint after the current step and ends with exit code 130; `--resume` goes on from there and gives the same weights as a run that was never stopped.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   parloop train --data book.txt --out out/plt2                       a PLT-2 of 0.8M parameters, some minutes
   parloop train --data texts/ --out out/plt3 --recipe plt3 --preset small --steps 5000
   parloop train --data book.txt --out out/plt2 --resume              go on after Ctrl-C
+  parloop train --data book.txt --out out/plt2 --dry-run             what it would take
+  parloop train --data book.txt --out out/plt3 --recipe plt3 --loops-schedule 1:0,2:200,3:500
   parloop train --config run.toml --data book.txt --out out/a --set beta2=0.99
 
 Recipes: vanilla, loopR, loopR-clp, loopR-clp-share, pltR, pltR-query, for any R: loop2, plt2, plt3, ...
@@ -45,6 +48,9 @@ pub struct Train {
     /// Any option by its TOML name, for example --set beta2=0.99; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Say what the run would take (parameters, operations, memory, time by a few steps on random ids) and write nothing
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// Print nothing but errors; the log is written all the same
     #[arg(short, long)]
     quiet: bool,
@@ -54,6 +60,9 @@ pub struct Train {
 
 pub fn train(args: &Train) -> Result<()> {
     let given = given(args)?;
+    if args.dry_run {
+        return dry::run(&given.options()?, &args.data).map_err(|e| e.downcast().map_or_else(|e| e, |e| given.told(e)));
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -66,6 +75,7 @@ pub fn train(args: &Train) -> Result<()> {
     .context("cannot watch for Ctrl-C")?;
     let mut job = TrainJob::new(&args.data, &args.out, given.options()?);
     job.resume = args.resume;
+    job.command = std::env::args().collect();
     let mut progress = Progress::default();
     let mut hooks = Hooks::new(&stop).sampler(|snapshot| sample(snapshot).ok());
     if !args.quiet {
@@ -87,6 +97,9 @@ pub fn train(args: &Train) -> Result<()> {
             summary.tokens,
             summary.tokens_per_second
         );
+        if summary.skipped > 0 {
+            eprintln!("{} steps were skipped: their loss or gradient was no number, or far too large", summary.skipped);
+        }
         let again = if summary.stopped { "go on with the same command and --resume, or try it: " } else { "try it: " };
         eprintln!("saved {}; {again}parloop run {} -p 'Once'", summary.checkpoint.display(), args.out.display());
     }

@@ -64,7 +64,7 @@ fn result(study: &Study, place: &Place, run: &Run, folder: &Path) -> Result<Row>
     let ending = match &trained {
         Ok(Summary { stopped: true, .. }) => return Err(crate::commands::Interrupted.into()),
         Ok(_) => Ending::Done,
-        Err(error @ Error::NotFinite { .. }) => Ending::Diverged(error.to_string()),
+        Err(error @ (Error::Unstable { .. } | Error::Weights { .. })) => Ending::Diverged(error.to_string()),
         Err(_) => {
             trained?;
             unreachable!("the error was returned")

@@ -23,6 +23,10 @@ impl Progress {
                 self.start(options.steps, *step);
             }
             Event::Logged(row) => self.row(row),
+            Event::Skipped { step, what, value, usual, .. } => {
+                let usual = usual.map_or(String::new(), |usual| format!(", usually {usual:.3}"));
+                self.line(&format!("step {step} skipped: its {what} is {value:.3}{usual}"));
+            }
             Event::Sampled { step, prompt, text } => self.line(&format!("--- step {step} ---\n{prompt}|{text}\n---")),
             Event::Ended { .. } => self.bar.iter().for_each(ProgressBar::abandon),
             _ => {}
