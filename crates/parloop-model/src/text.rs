@@ -28,7 +28,7 @@ impl TextSettings {
     ///
     /// # Errors
     /// A file cannot be read, or a value in it is not usable.
-    pub(crate) fn read(folder: &Path, config: &ModelConfig) -> Result<Self> {
+    pub fn read(folder: &Path, config: &ModelConfig) -> Result<Self> {
         let object = |name: &str| {
             let path = folder.join(name);
             if path.exists() { read_object(&path) } else { Ok(Map::new()) }

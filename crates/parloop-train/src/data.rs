@@ -5,14 +5,23 @@
 //! validation. Windows are drawn by (seed, step), so that a resumed run sees what an uninterrupted one would.
 
 mod batches;
+mod chat;
+mod documents;
 mod examples;
 mod feed;
+mod order;
+mod prepare;
+mod prepared;
+mod shard;
 mod source;
 mod tokens;
 
 pub use batches::{Batch, Windows};
+pub use documents::{Format, SourceFile};
 pub use examples::{Examples, IGNORED};
 pub use feed::Feed;
+pub use prepare::{Kind, Manifest, PrepareJob, ShardEntry, prepare, sample_text};
+pub use prepared::Prepared;
 pub use source::Source;
 pub use tokens::TokenFile;
 pub(crate) use tokens::tokenizer_hash;

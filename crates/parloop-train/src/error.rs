@@ -83,6 +83,24 @@ pub enum Error {
         /// The folder to be written.
         out: PathBuf,
     },
+    /// A line cannot be read.
+    #[error("{}, line {line}: {message}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What was found, what was expected.
+        message: String,
+    },
+    /// Data cannot be prepared, or prepared data cannot be used.
+    #[error("{}: {message}", path.display())]
+    Prepared {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, what to do.
+        message: String,
+    },
     /// An example cannot be trained on.
     #[error("{}, item {item}: {message}", path.display())]
     Example {

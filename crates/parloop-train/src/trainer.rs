@@ -22,7 +22,7 @@ use crate::options::{ScheduleChoice, TrainOptions};
 use crate::{Result, sample};
 use burn::module::Module;
 use guard::{Guard, Reason};
-use parloop_model::{Recipe, Tokenizer};
+use parloop_model::{Recipe, TextSettings, Tokenizer};
 use report::Log;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TrainJob {
-    /// A UTF-8 text file or a folder of such files, or a file of examples (`.jsonl`), of which only the answers count.
+    /// A UTF-8 text file or a folder of such files; a file of examples or conversations (`.jsonl`), of which only the
+    /// answers count; or a folder that [`crate::data::prepare()`] wrote.
     pub data: PathBuf,
     /// Folder for checkpoints, log and token file; created if needed.
     pub out: PathBuf,
@@ -86,6 +87,8 @@ struct Run<'a> {
     recipe: Recipe,
     out: PathBuf,
     tokenizer: Tokenizer,
+    /// What else the model says about text.
+    settings: TextSettings,
     feed: Feed,
     model: LoopModel,
     optimiser: Optimiser,

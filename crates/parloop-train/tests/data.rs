@@ -239,7 +239,7 @@ fn examples(count: u32) -> String {
 }
 
 fn read_examples(path: &std::path::Path, seed: u64) -> parloop_train::Result<parloop_train::data::Examples> {
-    parloop_train::data::Examples::read(path, &Tokenizer::Bytes, 0.1, 8, 4, seed)
+    parloop_train::data::Examples::read(path, (&Tokenizer::Bytes, None), 0.1, 8, 4, seed)
 }
 
 #[test]

@@ -27,7 +27,7 @@ const FEATURES: [(&str, &str, Change); 10] = [
     ("new parameters alone", "plt2", |o| (o.tune, o.scales) = (TuneChoice::New, ScalesChoice::Learned)),
     ("low rank", "plt2", |o| (o.tune, o.lora_rank) = (TuneChoice::Lora, 3)),
     ("low rank of some", "plt2-query", |o| (o.tune, o.lora_targets) = (TuneChoice::Lora, "v_proj, down_proj".into())),
-    ("skipped steps", "plt2", |o| (o.spike, o.skips, o.lr) = (1.0, 99, 1e-3)),
+    ("skipped steps", "plt2", |o| (o.spike, o.skips, o.lr) = (0.9, 99, 1e-6)),
 ];
 
 /// More steps than the guard watches before it judges.

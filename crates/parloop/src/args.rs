@@ -42,6 +42,10 @@ pub enum Command {
     #[cfg(feature = "serve")]
     Serve(Box<commands::serve::Serve>),
     #[cfg(feature = "train")]
+    Data(commands::data::Data),
+    #[cfg(feature = "train")]
+    Tokenizer(commands::tokenizer::Tokenizer),
+    #[cfg(feature = "train")]
     Train(Box<commands::train::Train>),
     #[cfg(feature = "train")]
     Plot(commands::plot::Plot),

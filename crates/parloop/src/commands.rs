@@ -4,6 +4,8 @@ pub mod bench;
 pub mod chat;
 pub mod completions;
 pub mod convert;
+#[cfg(feature = "train")]
+pub mod data;
 pub mod demo;
 pub mod diagnose;
 pub mod eval;
@@ -25,6 +27,8 @@ mod state;
 #[cfg(feature = "train")]
 pub mod study;
 pub mod task;
+#[cfg(feature = "train")]
+pub mod tokenizer;
 #[cfg(feature = "train")]
 pub mod train;
 mod write;
@@ -71,6 +75,10 @@ pub fn run(args: Args) -> Result<()> {
         Command::Study(args) => study::study(&args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::serve(&args),
+        #[cfg(feature = "train")]
+        Command::Data(args) => data::data(&args),
+        #[cfg(feature = "train")]
+        Command::Tokenizer(args) => tokenizer::tokenizer(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::train(&args),
         #[cfg(feature = "train")]

@@ -6,9 +6,9 @@ use super::{Batch, Examples, IGNORED, Windows};
 #[derive(Debug)]
 pub enum Feed {
     /// Every next token of a text.
-    Text(Windows),
+    Text(Box<Windows>),
     /// Answers of examples.
-    Examples(Examples),
+    Examples(Box<Examples>),
 }
 
 impl Feed {
@@ -39,7 +39,7 @@ impl Feed {
     /// Ids to train on, and ids for validation.
     pub fn tokens(&self) -> (usize, usize) {
         match self {
-            Self::Text(windows) => (windows.tokens().train(), windows.tokens().val()),
+            Self::Text(windows) => (windows.sizes().0, windows.sizes().1),
             Self::Examples(examples) => examples.tokens(),
         }
     }
@@ -47,7 +47,7 @@ impl Feed {
     /// A hash of all ids: the same data, the same number.
     pub fn content(&self) -> u64 {
         match self {
-            Self::Text(windows) => windows.tokens().content(),
+            Self::Text(windows) => windows.content(),
             Self::Examples(examples) => examples.content(),
         }
     }
@@ -55,7 +55,10 @@ impl Feed {
     /// Tokens of the validation text by its bytes; examples are no running text.
     pub fn tokens_per_byte(&self) -> Option<f64> {
         match self {
-            Self::Text(windows) => Some(windows.tokens().val() as f64 / windows.tokens().val_bytes().max(1) as f64),
+            Self::Text(windows) => {
+                let (_, val, bytes) = windows.sizes();
+                Some(val as f64 / bytes.max(1) as f64)
+            }
             Self::Examples(_) => None,
         }
     }

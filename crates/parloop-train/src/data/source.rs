@@ -37,8 +37,13 @@ impl Source {
         let mut files = Vec::new();
         let meta = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
         if meta.is_dir() {
-            list(path, &mut files)?;
-            files.sort_by(|a, b| a.path.cmp(&b.path));
+            let mut paths = Vec::new();
+            list(path, &mut paths)?;
+            paths.sort();
+            for path in paths {
+                let meta = fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?;
+                files.push(describe(&path, &meta));
+            }
         } else {
             files.push(describe(path, &meta));
         }
@@ -127,7 +132,8 @@ impl Source {
     }
 }
 
-fn list(folder: &Path, files: &mut Vec<SourceFile>) -> Result<()> {
+/// All files below a folder, without hidden ones.
+pub(super) fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))? {
         let path = entry.map_err(|e| Error::io("list", folder, e))?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
@@ -136,7 +142,7 @@ fn list(folder: &Path, files: &mut Vec<SourceFile>) -> Result<()> {
         // Links are followed to files but not to folders, which could form a ring.
         let meta = fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?;
         if meta.is_file() {
-            files.push(describe(&path, &meta));
+            files.push(path);
         } else if meta.is_dir() && !path.is_symlink() {
             list(&path, files)?;
         }

@@ -163,10 +163,7 @@ fn write_aside(
     let mut hash = Hash::new();
     let mut file = BufWriter::new(File::create(aside).map_err(failed)?);
     file.write_all(&[0; HEADER]).map_err(failed)?;
-    let (begin, mut end) = tokenizer.around()?;
-    if end.is_empty() {
-        end.extend(tokenizer.end_of_text());
-    }
+    let (begin, end) = around(tokenizer, None)?;
     for piece in source.pieces(val_fraction) {
         let piece = piece?;
         let (train, val) = piece.text.split_at(piece.cut);
@@ -203,9 +200,19 @@ fn write_aside(
     file.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
 }
 
+/// What is put before and after a document: what the tokenizer puts around a text; where it ends none, the mark of that
+/// name or the usual one, if the tokenizer has it.
+pub(super) fn around(tokenizer: &Tokenizer, end_token: Option<&str>) -> Result<(Vec<u32>, Vec<u32>)> {
+    let (begin, mut end) = tokenizer.around()?;
+    if end.is_empty() {
+        end.extend(tokenizer.end_of_text().or_else(|| tokenizer.id(end_token?)));
+    }
+    Ok((begin, end))
+}
+
 /// Ids of a long text, tokenised in chunks that end after a line. Nothing is put around the chunks, and none but the
 /// first begins a text, nor does that one if it `goes_on` from another.
-fn encode(tokenizer: &Tokenizer, text: &str, goes_on: bool, out: &mut Vec<u32>) -> Result<()> {
+pub(super) fn encode(tokenizer: &Tokenizer, text: &str, goes_on: bool, out: &mut Vec<u32>) -> Result<()> {
     let mut chunks = Vec::new();
     let mut rest = text;
     while rest.len() > CHUNK {

@@ -93,7 +93,10 @@ impl Run<'_> {
         let state =
             serde_json::to_string_pretty(&state).map_err(|e| Error::io("write", &folder.join(STATE), e.into()))?;
         let writer = CheckpointWriter::create(folder)?;
-        writer.model(self.model.config(), Some(&self.tokenizer))?;
+        writer.model(self.model.config(), None)?;
+        for (name, bytes) in self.settings.files(Some(&self.tokenizer)) {
+            writer.file(name, &bytes)?;
+        }
         writer.weights(&data(weights), None)?;
         let mut state_tensors = self.optimiser.to_tensors(&self.model);
         if let Some(scales) = &self.model.scales {

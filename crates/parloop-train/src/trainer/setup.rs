@@ -4,7 +4,7 @@ use super::guard::{Guard, Skips};
 use super::report::Log;
 use super::save::{OPTIMISER, State, checkpoints};
 use super::{Run, TrainJob, record};
-use crate::data::{Examples, Feed, Source, TokenFile, Windows, tokenizer_hash};
+use crate::data::{Examples, Feed, Kind, Prepared, Source, TokenFile, Windows, tokenizer_hash};
 use crate::model::LoopModel;
 use crate::optim::{AdamWSettings, LoraSettings, Optimiser};
 use crate::options::{OF_INIT, OptimizerChoice, ScalesChoice, TrainOptions, TuneChoice};
@@ -12,7 +12,7 @@ use crate::weights::{NamedTensor, SCALES};
 use crate::{Error, Result};
 use burn::tensor::Device;
 use parloop_model::mapped::MappedFile;
-use parloop_model::{Checkpoint, ModelConfig, Tokenizer, family};
+use parloop_model::{ChatTemplate, Checkpoint, ModelConfig, TextSettings, Tokenizer, family};
 use safetensors::SafeTensors;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,7 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     let options = &job.options;
     options.check()?;
     let device = options.device.open()?;
-    let source = Source::open(&job.data)?;
-    source.refuse_inside(&job.out)?;
+    let data = Data::open(job)?;
     let earlier = earlier(job)?;
     check_memory(options)?;
     fs::create_dir_all(&job.out).map_err(|e| Error::io("create", &job.out, e))?;
@@ -34,23 +33,34 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     remove_leftovers(&job.out);
 
     let start = if earlier.is_none() { options.start()? } else { None };
-    let tokenizer = match &earlier {
-        Some((folder, state)) => same_tokenizer(folder, state, options)?,
-        None => new_tokenizer(options, &source, start.as_ref().map(|(checkpoint, _)| checkpoint))?,
+    let tokenizer = match (&earlier, &data) {
+        (Some((folder, state)), _) => same_tokenizer(folder, state, options)?,
+        (None, Data::Prepared(data)) => prepared_tokenizer(options, data, start.as_ref().map(|(c, _)| c))?,
+        (None, Data::Source(source)) => new_tokenizer(options, source, start.as_ref().map(|(c, _)| c))?,
     };
-    let (time, batch, seed) = (options.context, options.batch, options.seed);
-    let feed = if Examples::are_in(&job.data) {
-        Feed::Examples(Examples::read(&job.data, &tokenizer, options.val_fraction, time, batch, seed)?)
-    } else {
-        let tokens = TokenFile::prepare(&source, &tokenizer, options.val_fraction, &job.out.join("tokens.bin"))?;
-        Feed::Text(Windows::new(tokens, source.path(), time, batch, seed)?)
+    // Chat templates and the like go with the model, wherever they come from.
+    let settings = match (&earlier, &start, &data) {
+        (Some((folder, _)), ..) => Checkpoint::open(folder)?.settings().clone(),
+        (_, Some((checkpoint, _)), _) => checkpoint.settings().clone(),
+        (.., Data::Prepared(data)) => data.settings().clone(),
+        _ => TextSettings::default(),
     };
+    let feed = feed(job, data, &tokenizer, &settings)?;
     let vocabulary = options.vocabulary(tokenizer.vocab_size());
     if tokenizer.vocab_size() > vocabulary {
         let expected = format!("at least the {} ids of the tokenizer", tokenizer.vocab_size());
         return Err(Error::option("vocab_size", vocabulary, expected));
     }
-    let config = options.model_config(vocabulary, tokenizer.end_of_text())?;
+    let mut config = options.model_config(vocabulary, tokenizer.end_of_text())?;
+    // A model that is started from knows itself what ends its texts.
+    let ends = match (&earlier, &start) {
+        (Some((folder, _)), _) => family::read(folder, &[])?.config.eos_token_id,
+        (_, Some((checkpoint, _))) => checkpoint.config().eos_token_id.clone(),
+        _ => None,
+    };
+    if ends.is_some() {
+        config.eos_token_id = ends;
+    }
     let new = optimiser(options);
     let learned = options.scales != ScalesChoice::Fixed;
     let mut skips = Skips::default();
@@ -58,7 +68,7 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         Some((folder, state)) => {
             options.check_same_run(&state.options)?;
             if state.data != format!("{:016x}", feed.content()) {
-                return Err(Error::OtherText { path: folder, data: source.path().to_owned() });
+                return Err(Error::OtherText { path: folder, data: job.data.clone() });
             }
             // A checkpoint has the recipe of its last step.
             let recipe = options.recipe_at(&config.recipe, state.step.saturating_sub(1));
@@ -84,6 +94,7 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         recipe: config.recipe,
         out: job.out.clone(),
         tokenizer,
+        settings,
         feed,
         model,
         optimiser,
@@ -95,6 +106,74 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
         training: Duration::ZERO,
         _lock: lock,
     })
+}
+
+/// What a run is given to train on.
+enum Data {
+    /// Texts or a file of examples, to be tokenised.
+    Source(Source),
+    /// A folder of shards.
+    Prepared(Box<Prepared>),
+}
+
+impl Data {
+    fn open(job: &TrainJob) -> Result<Self> {
+        if Prepared::is_in(&job.data) {
+            return Prepared::open(&job.data).map(|data| Self::Prepared(Box::new(data)));
+        }
+        let source = Source::open(&job.data)?;
+        source.refuse_inside(&job.out)?;
+        Ok(Self::Source(source))
+    }
+}
+
+fn feed(job: &TrainJob, data: Data, tokenizer: &Tokenizer, settings: &TextSettings) -> Result<Feed> {
+    let options = &job.options;
+    let (time, batch, seed, share) = (options.context, options.batch, options.seed, options.val_fraction);
+    let source = match data {
+        Data::Prepared(data) => {
+            if tokenizer_hash(data.tokenizer()) != tokenizer_hash(tokenizer) {
+                return Err(other_tokenizer(&data));
+            }
+            return Ok(match data.manifest().kind {
+                Kind::Text => Feed::Text(Box::new(Windows::prepared(*data, share, time, batch, seed)?)),
+                Kind::Answers => Feed::Examples(Box::new(Examples::prepared(*data, share, time, batch, seed)?)),
+            });
+        }
+        Data::Source(source) => source,
+    };
+    if Examples::are_in(&job.data) {
+        let template = settings.chat.as_ref().map(ChatTemplate::new).transpose()?;
+        let with = (tokenizer, template.as_ref());
+        return Ok(Feed::Examples(Box::new(Examples::read(&job.data, with, share, time, batch, seed)?)));
+    }
+    let tokens = TokenFile::prepare(&source, tokenizer, share, &job.out.join("tokens.bin"))?;
+    Ok(Feed::Text(Box::new(Windows::new(tokens, source.path(), time, batch, seed)?)))
+}
+
+fn other_tokenizer(data: &Prepared) -> Error {
+    let message = "was prepared with another tokenizer than the model's: prepare it with that one".into();
+    Error::Prepared { path: data.path().to_owned(), message }
+}
+
+/// The tokenizer of prepared data, which must be the one that the options ask for.
+fn prepared_tokenizer(options: &TrainOptions, data: &Prepared, start: Option<&Checkpoint>) -> Result<Tokenizer> {
+    let own = data.tokenizer();
+    let wanted = match options.tokenizer.as_str() {
+        // The one that would be trained on the text was, or another was chosen, when that was prepared.
+        "bpe" => own.clone(),
+        "bytes" => Tokenizer::Bytes,
+        OF_INIT => start.and_then(|checkpoint| checkpoint.tokenizer().cloned()).unwrap_or_else(|| own.clone()),
+        path => of_file(path)?,
+    };
+    if tokenizer_hash(&wanted) == tokenizer_hash(own) { Ok(wanted) } else { Err(other_tokenizer(data)) }
+}
+
+fn of_file(path: &str) -> Result<Tokenizer> {
+    let text = fs::read_to_string(path).map_err(|e| {
+        Error::option("tokenizer", format!("\"{path}\""), format!("bytes, bpe, or a tokenizer.json: {e}"))
+    })?;
+    Tokenizer::from_json(&text).map_err(|e| Error::option("tokenizer", format!("\"{path}\""), e.to_string()))
 }
 
 /// The optimiser that the options describe, before its first step.
@@ -211,12 +290,7 @@ fn new_tokenizer(options: &TrainOptions, source: &Source, start: Option<&Checkpo
                 Error::option("vocab_size", options.vocab_size, format!("a size that the text can fill: {e}"))
             })
         }
-        path => {
-            let text = fs::read_to_string(path).map_err(|e| {
-                Error::option("tokenizer", format!("\"{path}\""), format!("bytes, bpe, or a tokenizer.json: {e}"))
-            })?;
-            Tokenizer::from_json(&text).map_err(|e| Error::option("tokenizer", format!("\"{path}\""), e.to_string()))
-        }
+        path => of_file(path),
     }
 }
 

@@ -33,7 +33,8 @@ Recipes: vanilla, loopR, loopR-clp, loopR-clp-share, pltR, pltR-query, for any R
 Every option may stand in the TOML file, with underscores for dashes; a table [recipe] gives a recipe field by field.
 Flags win over --set, --set over the file, the file over the run to be resumed, that over the preset.")]
 pub struct Train {
-    /// UTF-8 text file or folder of such files; or examples (.jsonl, see `parloop eval --help`), whose answers count
+    /// UTF-8 text file or folder of such files; examples or conversations (.jsonl), whose answers count; or a folder that
+    /// `parloop data prepare` wrote
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Folder for checkpoints and log; created if needed
