@@ -69,3 +69,28 @@ impl Error {
         Self::Option { option, found: found.to_string(), expected: expected.into() }
     }
 }
+
+/// What is wrong with one line of JSON. Its number is for the caller to say: the parser counts lines too, and sees one.
+pub fn json_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_error_of_a_line_names_no_other_line() {
+        for (line, expected) in
+            [("[1,", "EOF while parsing a value at column 3"), ("{]", "key must be a string at column 2")]
+        {
+            let error = serde_json::from_str::<serde_json::Value>(line).unwrap_err();
+            assert_eq!(super::json_error(&error), expected);
+        }
+        let error = serde_json::from_value::<u8>(serde_json::json!("a")).unwrap_err();
+        assert_eq!(super::json_error(&error), error.to_string());
+    }
+}

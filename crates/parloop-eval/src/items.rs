@@ -8,7 +8,7 @@
 //!
 //! The two forms of text may have a `level` (difficulty). A training run reads the first two: only what is asked counts.
 
-use crate::{Error, Result};
+use crate::{Error, Result, json_error};
 use parloop_model::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -78,7 +78,8 @@ impl Item {
     /// # Errors
     /// What is wrong with it, as a phrase.
     pub fn parse(line: &str) -> std::result::Result<Self, String> {
-        let value: serde_json::Value = serde_json::from_str(line).map_err(|e| format!("is not JSON: {e}"))?;
+        let value: serde_json::Value =
+            serde_json::from_str(line).map_err(|e| format!("is not JSON: {}", json_error(&e)))?;
         let object = value.as_object().ok_or("is not a JSON object")?;
         let has = |key| object.contains_key(key);
         let told = |e: serde_json::Error| e.to_string();

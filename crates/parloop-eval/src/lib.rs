@@ -25,7 +25,7 @@ pub mod stats;
 pub mod tasks;
 mod windows;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, json_error};
 pub use items::{Answer, Choices, Item, Labelled};
 pub use rng::Rng;
 pub use tasks::{Split, Task};

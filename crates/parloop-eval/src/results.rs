@@ -129,7 +129,13 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
                 let message = format!("is a result of format {}, this version knows {}", row.format, Row::FORMAT);
                 return Err(Error::line(path, i + 1, message + ": take another folder"));
             }
-            Err(e) => return Err(Error::line(path, i + 1, format!("is no result of this version: {e}"))),
+            Err(e) => {
+                return Err(Error::line(
+                    path,
+                    i + 1,
+                    format!("is no result of this version: {}", crate::json_error(&e)),
+                ));
+            }
         }
     }
     Ok(rows)

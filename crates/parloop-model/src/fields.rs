@@ -177,6 +177,19 @@ impl Fields {
         }
     }
 
+    /// Refuses an object that lacks some of these keys, which must be there, and names all that it lacks.
+    pub fn need(&self, keys: &[(&str, &str)]) -> Result<()> {
+        let lacks: Vec<_> = keys.iter().filter(|(key, _)| !self.has(key)).collect();
+        // One alone is named by whoever takes it.
+        let [first @ .., (last, expected)] = &lacks[..] else { return Ok(()) };
+        if first.is_empty() {
+            return Ok(());
+        }
+        let first: Vec<String> =
+            first.iter().map(|(key, expected)| format!("{} ({expected})", self.name(key))).collect();
+        Err(Error::Config(format!("has no {} and no {} ({expected})", first.join(", no "), self.name(last))))
+    }
+
     /// Takes a key that must be there.
     pub fn required<T: Field>(&mut self, key: &str) -> Result<T> {
         match self.optional(key)? {

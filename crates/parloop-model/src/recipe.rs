@@ -226,8 +226,16 @@ impl Recipe {
     pub(crate) fn read(mut fields: Fields) -> Result<Self> {
         let keys = ["count", "shift", "embedding_scale", "hidden_scale", "norm", "kv", "local", "exit"];
         fields.known(&keys)?;
+        fields.need(&[
+            ("count", "a whole number from 1 to 64"),
+            ("shift", "true or false"),
+            ("hidden_scale", "a number"),
+            ("norm", "true or false"),
+            ("kv", "\"per_loop\" or \"shared\""),
+        ])?;
         let local = |mut local: Fields| {
             local.known(&["left", "gate"])?;
+            local.need(&[("left", "a whole number"), ("gate", "\"hidden\" or \"query\"")])?;
             let gates = [("hidden", GateKind::Hidden), ("query", GateKind::Query)];
             Ok(Local { left: local.required("left")?, gate: local.word("gate", &gates)? })
         };
@@ -279,6 +287,20 @@ mod tests {
         {
             assert!(Recipe::preset(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn all_fields_that_are_missing_are_named_at_once() {
+        let read = |text: &str| serde_json::from_str::<Recipe>(text).unwrap_err().to_string();
+        let message = read(r#"{"count":2,"shift":true,"kv":null}"#);
+        for field in ["no loop.hidden_scale (a number)", "no loop.norm", "no loop.kv (\"per_loop\" or \"shared\")"] {
+            assert!(message.contains(field), "{message}");
+        }
+        assert!(!message.contains("count") && !message.contains("shift"), "{message}");
+        let rest = r#""count":2,"shift":true,"hidden_scale":1,"norm":true"#;
+        assert!(read(&format!("{{{rest}}}")).contains("has no loop.kv, expected"));
+        let message = read(&format!(r#"{{{rest},"kv":"shared","local":{{}}}}"#));
+        assert!(message.contains("no loop.local.left (a whole number) and no loop.local.gate"), "{message}");
     }
 
     #[test]

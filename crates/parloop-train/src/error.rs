@@ -111,6 +111,22 @@ pub enum Error {
         /// What was found, what was expected.
         message: String,
     },
+    /// Examples are no text that a tokenizer could be trained on.
+    #[error(
+        "{} holds examples, which are no text to train a tokenizer on: give `tokenizer`, \"bytes\" or the path of a \
+         tokenizer.json",
+        path.display()
+    )]
+    TokenizerOfExamples {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of somebody else's stands where the run would write.
+    #[error("{} is not of a training run and would be replaced", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file of examples cannot be read.
     #[error(transparent)]
     Task(#[from] parloop_eval::Error),

@@ -69,7 +69,7 @@ pub fn plan(options: &TrainOptions, timed: bool) -> Result<Plan> {
         config,
     };
     if timed {
-        crate::trainer::check_memory(options)?;
+        options.check_memory()?;
         let (batch, step) = measure(options, &plan.config, &options.device.open()?)?;
         plan.seconds = Some((batch, step));
         plan.step_seconds = Some(batch * options.batches_per_step() as f64 + step);

@@ -12,7 +12,7 @@ mod setup;
 pub use evaluate::Validation;
 pub use events::{Event, Hooks, Observer, Sampler, Snapshot};
 pub use report::LogRow;
-pub(crate) use setup::{check_memory, optimiser};
+pub(crate) use setup::optimiser;
 
 use crate::data::{Batch, Feed};
 use crate::host::host;

@@ -1,6 +1,7 @@
 //! The command line: the verbs, each in a file of its own under `commands`, and the groups of arguments that several
 //! of them take.
 
+mod help;
 pub mod machine;
 pub mod model;
 pub mod names;
@@ -10,7 +11,7 @@ pub mod state;
 pub mod writing;
 
 use crate::commands;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// The version, the commit that it was built from, and what was built in.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PARLOOP_COMMIT"), env!("PARLOOP_FEATURES"));
@@ -22,10 +23,19 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PARLOOP_COMMI
 ///
 /// Start with `parloop demo`.
 #[derive(Debug, Parser)]
-#[command(name = "parloop", version = VERSION, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "parloop", version = VERSION, arg_required_else_help = true)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// What this process was started with; ends it where that cannot be understood, or asks for help.
+    pub fn given() -> Self {
+        let matches = help::laid_out(Self::command()).get_matches();
+        Self::from_arg_matches(&matches)
+            .unwrap_or_else(|error| error.format(&mut help::laid_out(Self::command())).exit())
+    }
 }
 
 #[derive(Debug, Subcommand)]

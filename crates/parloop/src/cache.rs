@@ -85,7 +85,9 @@ impl Cache {
     /// It is not in the cache, which is said with the command that fetches it, or there are several to choose from.
     pub fn find(&self, name: &Repository) -> Result<PathBuf> {
         let folder = self.folder(name);
-        let Some(snapshot) = snapshot(&folder)? else {
+        // What may not be looked at is not the same as what is not there.
+        let held = if is_folder(&self.root)? && is_folder(&folder)? { snapshot(&folder)? } else { None };
+        let Some(snapshot) = held else {
             bail!(
                 "{name} is neither a file or folder here nor among the fetched models in {}: fetch it with \
                  `parloop pull {name}`, or give the path of a model",
@@ -115,7 +117,7 @@ impl Cache {
     /// # Errors
     /// The folder cannot be read; that there is none is no error.
     pub fn models(&self) -> Result<Vec<Held>> {
-        if !self.root.exists() {
+        if !is_folder(&self.root)? {
             return Ok(Vec::new());
         }
         let named = |path: PathBuf| {
@@ -139,7 +141,10 @@ impl Cache {
     pub fn remove(&self, name: &Repository) -> Result<Held> {
         let folder = self.folder(name);
         let root = self.root.display();
-        ensure!(folder.is_dir(), "{name} is not among the fetched models in {root}: `parloop list` shows them");
+        ensure!(
+            is_folder(&self.root)? && is_folder(&folder)?,
+            "{name} is not among the fetched models in {root}: `parloop list` shows them"
+        );
         let held = self.held(name.clone(), folder)?;
         std::fs::remove_dir_all(&held.folder).with_context(|| format!("cannot remove {}", held.folder.display()))?;
         Ok(held)
@@ -156,11 +161,29 @@ fn snapshot(folder: &Path) -> Result<Option<PathBuf>> {
             return Ok(Some(snapshots.join(commit)));
         }
     }
-    if !snapshots.is_dir() {
+    if !is_folder(&snapshots)? {
         return Ok(None);
     }
     let time = |p: &PathBuf| std::fs::metadata(p).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     Ok(paths(&snapshots)?.into_iter().filter(|p| p.is_dir()).max_by_key(time))
+}
+
+/// Whether a folder is there and may be looked into.
+///
+/// # Errors
+/// The system does not let us look, or something else is in its place.
+fn is_folder(path: &Path) -> Result<bool> {
+    let shown = path.display();
+    let looked = std::fs::metadata(path).and_then(|found| match found.is_dir() {
+        true => std::fs::read_dir(path).map(|_| true),
+        false => Ok(false),
+    });
+    match looked {
+        Ok(true) => Ok(true),
+        Ok(false) => bail!("{shown} is not a folder: set HF_HUB_CACHE to the folder of fetched models"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => bail!("cannot look into {shown}: {error}; allow it, or set HF_HUB_CACHE to another folder"),
+    }
 }
 
 /// What is in a folder.

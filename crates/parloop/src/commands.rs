@@ -12,6 +12,7 @@ pub mod eval;
 pub mod inspect;
 pub mod list;
 mod machine;
+mod output;
 pub mod pack;
 #[cfg(feature = "train")]
 pub mod plot;
@@ -155,7 +156,7 @@ fn in_one_pass(passes: Passes, recipe: &Recipe) -> Result<bool> {
 /// Prints where the time went, if `PARLOOP_PROFILE` asks for it.
 fn print_profile(engine: &Engine) {
     if let Some(table) = engine.profile() {
-        eprint!("\n{table}");
+        say!("\n{}", table.to_string().trim_end());
     }
 }
 
@@ -194,6 +195,11 @@ fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
     })
 }
 
+/// A number of things, by the word for one or that for several.
+fn plural(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// Bytes as people read them.
 fn bytes(n: usize) -> String {
     let n = n as f64;
@@ -201,6 +207,7 @@ fn bytes(n: usize) -> String {
         n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
         n if n >= 1e6 => format!("{:.2} MB", n / 1e6),
         n if n >= 1e4 => format!("{:.1} kB", n / 1e3),
+        1.0 => "1 byte".into(),
         n => format!("{n} bytes"),
     }
 }

@@ -1,5 +1,10 @@
 //! The `parloop` command.
 #![forbid(unsafe_code)]
+// They panic where nobody reads any more: `put!` and `say!` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod terminal;
 
 mod args;
 mod cache;
@@ -8,19 +13,17 @@ mod client;
 mod commands;
 mod hints;
 mod interrupt;
-mod terminal;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = args::Args::given();
     match commands::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<commands::Interrupted>() => ExitCode::from(130),
         Err(error) => {
-            eprintln!("error: {}", sentence(&error));
+            terminal::tell(&format!("error: {}", sentence(&error)));
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,21 @@
-//! What standard output can show.
+//! What standard output and standard error can show.
+
+pub mod wrap;
 
 use console::Term;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+
+/// Prints a line on standard output, in a function that returns what went wrong.
+macro_rules! put {
+    ($($text:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{}\n", format_args!($($text)*)))?
+    };
+}
+
+/// Says something on standard error ([`tell`]).
+macro_rules! say {
+    ($($text:tt)*) => { $crate::terminal::tell(&format!($($text)*)) };
+}
 
 /// A colour of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +52,7 @@ impl Terminal {
     /// Standard output; `plain` asks for nothing but text.
     pub fn of_output(plain: bool) -> Self {
         let term = Term::stdout();
-        let screen = term.is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let screen = is_screen(&term);
         let (height, width) = term.size_checked().map_or((24, 80), |(h, w)| (usize::from(h), usize::from(w)));
         Self {
             width: width.max(10),
@@ -60,8 +74,40 @@ impl Terminal {
     }
 
     fn styled(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour { styled(code, text) } else { text.to_owned() }
     }
+}
+
+fn styled(code: &str, text: &str) -> String {
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// Whether a terminal is one that moves its cursor and has colours.
+fn is_screen(term: &Term) -> bool {
+    term.is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Says something on standard error, in lines that break between words where that is a terminal.
+pub fn tell(text: &str) {
+    say(text, false);
+}
+
+/// The same, to be overlooked easily.
+pub fn aside(text: &str) {
+    say(text, true);
+}
+
+fn say(text: &str, faint: bool) {
+    let term = Term::stderr();
+    let mut text = text.to_owned();
+    if let Some((_, width)) = term.size_checked().filter(|_| term.is_term()) {
+        text = wrap::flowing(&text, width.into(), 2).join("\n");
+    }
+    if faint && is_screen(&term) && wants_colour() {
+        text = styled("2", &text);
+    }
+    // Where nothing can be said, nothing can be said about that.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Whether `NO_COLOR` leaves colours on: any value but an empty one turns them off.

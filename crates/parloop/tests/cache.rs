@@ -83,6 +83,47 @@ fn a_cache_that_is_no_folder_is_said_to_be_so() {
     let temporary = tempfile::tempdir().unwrap();
     let file = temporary.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    refused(&file, &["list"], &["cannot list", "file"]);
-    refused(&file, &["run", "owner/plt2", "-p", "a"], &["parloop pull owner/plt2"]);
+    for arguments in [&["list"][..], &["rm", "owner/plt2"], &["run", "owner/plt2", "-p", "a"]] {
+        refused(&file, arguments, &["file is not a folder", "HF_HUB_CACHE"]);
+    }
+    refused(&file.join("below"), &["list"], &["cannot look into", "below", "HF_HUB_CACHE"]);
+}
+
+/// Whoever may do everything is refused nothing, so that another user has to try.
+#[cfg(unix)]
+#[test]
+fn a_cache_that_may_not_be_looked_into_is_not_taken_for_an_empty_one() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let golden = Golden::read("plt2").folder;
+    let cache = temporary.path().join("hub");
+    let (config, weights) = (golden.join("config.json"), golden.join("model.safetensors"));
+    hold(&cache, "owner/plt2", "aaaa", &[("config.json", &config), ("model.safetensors", &weights)]);
+    let model = cache.join("models--owner--plt2");
+    let (program, original) = (temporary.path().join("parloop"), assert_cmd::cargo::cargo_bin("parloop"));
+    if std::fs::hard_link(&original, &program).is_err() {
+        std::fs::copy(&original, &program).unwrap();
+    }
+    allow(temporary.path(), 0o755);
+    for locked in [&cache, &model] {
+        allow(locked, 0o000);
+        let all_powerful = std::fs::read_dir(locked).is_ok();
+        let commands = [&["list"][..], &["rm", "owner/plt2"], &["run", "owner/plt2", "-p", "a"]];
+        for arguments in commands {
+            let mut command = std::process::Command::new(&program);
+            command.env("HF_HUB_CACHE", &cache).current_dir(temporary.path()).args(arguments);
+            if all_powerful {
+                command.uid(65_534);
+            }
+            let output = command.output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+            assert!(said.contains("Permission denied") && !said.contains("parloop pull"), "{arguments:?}: {said}");
+            assert!(said.contains(locked.to_str().unwrap()) && said.trim_end().lines().count() == 1, "{said}");
+        }
+        allow(locked, 0o755);
+    }
+    assert!(written(&cache, &["list"]).contains("owner/plt2"));
 }

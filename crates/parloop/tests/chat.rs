@@ -21,6 +21,17 @@ fn output(command: &mut Command) -> (String, String) {
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
+/// What a conversation through a pipe printed and said. It ends with 1 if a line went wrong, after all were answered.
+fn ended(command: &mut Command) -> (String, String) {
+    let output = command.output().unwrap();
+    let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let wrong = said.lines().filter(|line| line.starts_with("error: ") && !line.ends_with("went wrong, see above"));
+    let (wrong, last) = (wrong.count(), said.lines().last().unwrap_or_default());
+    assert_eq!(output.status.code(), Some(i32::from(wrong > 0)), "{said}");
+    assert_eq!(last.starts_with(&format!("error: {wrong} line")) && last.contains("see above"), wrong > 0, "{said}");
+    (text, said)
+}
+
 fn refusal(command: &mut Command) -> String {
     String::from_utf8(command.assert().failure().get_output().stderr.clone()).unwrap()
 }
@@ -78,11 +89,13 @@ fn a_scripted_conversation_processes_only_what_is_new() {
     let (told, _) = output(parloop(&["chat", name, "--system", "the question"]).args(options).write_stdin("to be"));
     assert_ne!(told, one);
 
-    let (_, said) = talk("no\n/help\n/nonsense\nto be\n");
+    let wrong = |script: &str| ended(parloop(&["chat", name]).args(options).write_stdin(script));
+    let (answers, said) = wrong("no\n/help\n/nonsense\nto be\n");
+    assert_eq!(answers, one, "what comes after an error is answered");
     for part in ["I take no for no answer", "left out", "/reset", "/nonsense is no command"] {
         assert!(said.contains(part), "{part} is missing from {said}");
     }
-    let (_, said) = talk(&format!("{}\nto be\n", "word ".repeat(2000)));
+    let (_, said) = wrong(&format!("{}\nto be\n", "word ".repeat(2000)));
     assert!(said.contains("context of 300") && said.contains("new tokens after 0"), "{said}");
 }
 
@@ -209,7 +222,7 @@ fn what_begins_with_a_slash_is_done_and_not_sent() {
     let (name, kept) = (folder.to_str().unwrap(), temporary.path().join("kept.json"));
     let kept = kept.to_str().unwrap();
     let talk = |script: &str| {
-        let (answers, said) = output(parloop(&["chat", name, "-n", "12", "--seed", "3", "--json"]).write_stdin(script));
+        let (answers, said) = ended(parloop(&["chat", name, "-n", "12", "--seed", "3", "--json"]).write_stdin(script));
         let text =
             |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap()["content"].as_str().unwrap().to_owned();
         (answers.lines().map(text).collect::<Vec<_>>(), said)

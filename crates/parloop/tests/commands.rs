@@ -268,7 +268,7 @@ fn training_options_are_refused_in_the_words_of_whoever_gave_them() {
     toml("steps = 0\n", "run.toml: steps is 0, expected a whole number from 1");
     toml("learning_rate = 1\n", "run.toml: there is no training option \"learning_rate\"");
     toml("lr = 0.1\nsteps = \n", "run.toml: line 2 is not TOML");
-    toml("[recipe]\ncount = 2\nshift = true\nnorm = true\n", "recipe.hidden_scale");
+    toml("[recipe]\ncount = 2\nshift = true\nnorm = true\n", "recipe.hidden_scale (a number) and no recipe.kv");
     // A value that only contradicts another is known to be the file's, too.
     toml("kv_heads = 3\n", "run.toml: kv_heads is 3, expected a divisor");
     train(&["--set", "beta2=1"], "--set beta2=1: beta2 is 1, expected a number of at least 0 and below 1");
@@ -278,4 +278,125 @@ fn training_options_are_refused_in_the_words_of_whoever_gave_them() {
     train(&["--steps", "0"], "expected a whole number from 1");
     train(&["--recipe", "plt-two"], "--recipe is not usable");
     train(&["--resume"], "start the run without --resume");
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn training_says_what_a_recipe_leaves_out_and_replaces_nothing_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let little = "hidden_size = 16\nintermediate_size = 32\nlayers = 1\nheads = 2\nkv_heads = 2\nhead_dim = 8\nbatch = 2\n\
+                  steps = 1\ncontext = 16\ntokenizer = \"bytes\"\n";
+    let recipe = "[recipe]\ncount = 2\nshift = true\nhidden_scale = 1\nnorm = true\nkv = \"shared\"\n";
+    std::fs::write(at("run.toml"), format!("{little}{recipe}")).unwrap();
+    std::fs::write(at("book.txt"), "To be, or not to be.\n".repeat(50)).unwrap();
+    let train = |data: &str, out: &str, more: &[&str]| {
+        let output = parloop()
+            .args(["train", "--data", at(data).to_str().unwrap(), "--out", at(out).to_str().unwrap()])
+            .args(["--config", at("run.toml").to_str().unwrap()])
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, said) = train("book.txt", "out", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    for part in ["note: the recipe has no embedding_scale", "plt2: 0.707", "no local", "later loops have no window"] {
+        assert!(said.contains(part), "{part} is missing from {said}");
+    }
+    assert!(!train("book.txt", "out2", &["--recipe", "loop2"]).1.contains("note: "));
+    // A file of examples that is called as the log is, in the folder to be written.
+    std::fs::create_dir(at("mine")).unwrap();
+    let examples = "{\"prompt\": \"a\", \"answer\": \"b\"}\n".repeat(40);
+    for name in ["train.jsonl", "tokens.bin"] {
+        std::fs::write(at("mine").join(name), &examples).unwrap();
+        let data = if name == "tokens.bin" { "book.txt" } else { "mine/train.jsonl" };
+        let (code, said) = train(data, "mine", &[]);
+        assert!(code == Some(1) && said.contains(name) && said.contains("another --out"), "{said}");
+        assert_eq!(std::fs::read_to_string(at("mine").join(name)).unwrap(), examples);
+        std::fs::remove_file(at("mine").join(name)).unwrap();
+    }
+    // Nobody said bpe.
+    std::fs::write(at("examples.jsonl"), &examples).unwrap();
+    std::fs::write(at("run.toml"), "steps = 1\n").unwrap();
+    let (code, said) = train("examples.jsonl", "out3", &[]);
+    assert!(code == Some(1) && said.contains("give --tokenizer bytes") && !said.contains("bpe"), "{said}");
+}
+
+#[test]
+fn a_key_of_a_configuration_can_be_ignored_wherever_one_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let golden = Golden::read("plt2").folder;
+    let model = at("model");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::copy(golden.join("model.safetensors"), format!("{model}/model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(golden.join("config.json")).unwrap();
+    let config = config.replacen('{', "{\"swing_factor\": 3,", 1);
+    std::fs::write(format!("{model}/config.json"), config).unwrap();
+    let (file, out, run) = (at("model.gguf"), at("out"), at("run"));
+    let mut commands = vec![
+        vec!["score", &model, "--ids", "1,2"],
+        vec!["inspect", &model],
+        vec!["diagnose", &model, "--ids", "1,2,3"],
+        vec!["quantize", &model, "--type", "q8", "--out", &file],
+        vec!["convert", &model, "--out", &out],
+        vec!["pack", &model, "--weights", "q8"],
+        vec!["bench", "decode", &model, "--rounds", "1"],
+    ];
+    let book = at("book.txt");
+    std::fs::write(&book, "To be, or not to be.\n".repeat(50)).unwrap();
+    if cfg!(feature = "train") {
+        let train = ["train", "--data", &book, "--out", &run, "--init", &model, "--tokenizer", "bytes", "--steps", "1"];
+        commands.push([&train[..], &["--context", "8", "--vocab-size", "256"]].concat());
+    }
+    for mut command in commands {
+        let output = parloop().args(&command).assert().failure().get_output().clone();
+        let said = text(&output.stderr);
+        let named = said.contains("swing_factor") && said.contains("ignore-config-key");
+        assert!(named || command[0] == "train" && said.contains("ignore_config_key"), "{command:?}: {said}");
+        command.extend(["--ignore-config-key", "swing_factor"]);
+        let said = text(&parloop().args(&command).output().unwrap().stderr);
+        // What else is wrong (rows that are no whole blocks) is not the key.
+        assert!(!said.contains("swing_factor"), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn nobody_who_reads_is_no_reason_to_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = folder.path().join("book.txt");
+    std::fs::write(&book, "To be, or not to be.\n".repeat(9)).unwrap();
+    let book = book.to_str().unwrap();
+    let cache = folder.path().join("hub");
+    let commands: [&[&str]; 12] = [
+        &["demo", "-n", "9", "--plain"],
+        &["run", "-p", "a", "-n", "9"],
+        &["score", "--text", "To be"],
+        &["eval", "--text", book],
+        &["eval", "--text", book, "--json"],
+        &["diagnose", "--ids", "1,2,3", "--attention"],
+        &["inspect", "--tensors"],
+        &["inspect", "--json"],
+        &["bench", "decode", "--rounds", "1", "--json"],
+        &["task", "s3", "-n", "100"],
+        &["list"],
+        &["completions", "bash"],
+    ];
+    for arguments in commands {
+        let closed = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            std::process::Stdio::from(writer)
+        };
+        let program = || {
+            let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("parloop"));
+            command.args(arguments).env("HF_HUB_CACHE", &cache).stdin(std::process::Stdio::null());
+            command
+        };
+        let output = program().stdout(closed()).stderr(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+        let output = program().stderr(closed()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?} with its standard error closed");
+    }
 }

@@ -35,7 +35,7 @@ fn texts_become_a_tokenizer_shards_and_a_model() {
     assert!(!fine && told.contains("--format"), "{told}");
     assert!(parloop(folder, "data prepare book.txt --tokenizer t.json --out book -q", None).0);
     let (fine, text, _) = parloop(folder, "data check book", None);
-    assert!(fine && text.contains("in 1 documents of text"), "{text}");
+    assert!(fine && text.contains("in 1 document of text"), "{text}");
     for data in ["lines", "book"] {
         let (fine, _, told) = parloop(folder, &format!("train --data {data} --out run-{data} {TINY}"), None);
         assert!(fine, "{told}");

@@ -60,7 +60,7 @@ fn what_cannot_be_drawn_is_one_sentence() {
         (vec!["nowhere"], "nowhere"),
         (vec![run.as_str(), "--from", "21"], "step 21"),
         (vec![run.as_str(), "--show", "bits"], "bits per byte"),
-        (vec![run.as_str(), "--out", "no/such/folder/a.svg"], "no/such/folder/a.svg"),
+        (vec![run.as_str(), "--out", cut.join("a.svg").to_str().unwrap()], "cut.jsonl/a.svg"),
     ] {
         let (fine, _, told) = plot(&arguments);
         assert!(!fine && told.contains(word) && told.trim().lines().count() == 1, "{arguments:?}: {told}");

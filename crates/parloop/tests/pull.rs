@@ -158,11 +158,15 @@ fn what_is_there_and_right_is_not_fetched_again() {
     for (name, right) in [("config.json", b"{\"loops\": 2}".to_vec()), (WEIGHTS, weights())] {
         let mut wrong = right.clone();
         wrong[10] ^= 1;
-        std::fs::write(folder.path().join(name), wrong).unwrap();
-        fetched(&hub, folder.path());
+        std::fs::write(folder.path().join(name), &wrong).unwrap();
+        // It may be somebody's.
+        let message = said(command(&hub.address, folder.path(), &[]).assert().failure().get_output());
+        assert!(message.contains(name) && message.contains("--force"), "{message}");
+        assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), wrong);
+        command(&hub.address, folder.path(), &["--force"]).assert().success();
         assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), right);
     }
-    assert_eq!(hub.asked().len(), 8);
+    assert_eq!(hub.asked().len(), 10);
 }
 
 #[test]
@@ -407,7 +411,6 @@ fn what_is_asked_for_wrongly_is_refused_by_name() {
         let message = said(command.assert().failure().get_output());
         assert!(message.contains(word) && !message.contains("panicked"), "{message}");
     };
-    refused(command("", folder.path(), &[]).env_remove("HF_ENDPOINT"), "HF_ENDPOINT is not set");
     for endpoint in ["ftp://host", "host", "https://", "http://host/?a=b", "http://user:password@host"] {
         refused(&mut command(endpoint, folder.path(), &[]), "HF_ENDPOINT is");
     }
@@ -417,4 +420,28 @@ fn what_is_asked_for_wrongly_is_refused_by_name() {
         let mut wrong = Command::cargo_bin("parloop").unwrap();
         refused(wrong.env("HF_ENDPOINT", "http://host").args(["pull", name]), "OWNER/NAME");
     }
+}
+
+#[test]
+fn without_another_address_the_usual_hub_is_asked_and_its_silence_is_one_sentence() {
+    use std::io::{BufRead, BufReader, Write};
+    // All that leaves this machine goes through a proxy, which sees where to and lets nothing through.
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = proxy.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").unwrap();
+        line
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command("", folder.path(), &[]);
+    command.env_remove("HF_ENDPOINT").env_remove("NO_PROXY").env_remove("no_proxy").env("HTTPS_PROXY", address);
+    let message = said(command.assert().failure().get_output());
+    assert!(asked.join().unwrap().starts_with("CONNECT huggingface.co:443 "));
+    for part in ["cannot list owner/model", "https://huggingface.co", "HF_ENDPOINT"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
 }

@@ -101,8 +101,39 @@ fn prompts_in_a_batch_give_the_texts_that_they_give_alone() {
         if !line.is_empty() {
             refused(&["run", "--prompts", name], "prompts.jsonl line 2");
         }
+        // The parser's own count of lines is not the file's.
+        let output = parloop(&["run", "--prompts", name]).output().unwrap();
+        assert!(!String::from_utf8(output.stderr).unwrap().contains("line 1"), "{line}");
     }
     refused(&["run", "--batch", "2", "-p", "a"], "--prompts");
+}
+
+#[test]
+fn a_prompt_that_cannot_be_continued_keeps_no_other_from_it_and_the_exit_code_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompts.jsonl");
+    let long = serde_json::json!({ "prompt": "word ".repeat(2000), "id": "long" });
+    std::fs::write(&file, format!("\"ROMEO:\"\n{long}\n\"JULIET:\"\n{long}\n")).unwrap();
+    for batch in ["1", "3"] {
+        let mut command = parloop(&OPTIONS);
+        let output = command.args(["--prompts", file.to_str().unwrap(), "--batch", batch]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let answers: Vec<Value> =
+            String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(answers.len(), 4);
+        for (i, prompt) in [(0, "ROMEO:"), (2, "JULIET:")] {
+            assert_eq!(
+                answers[i]["ids"],
+                serde_json::from_str::<Value>(&run(&["-p", prompt, "--json"])).unwrap()["ids"]
+            );
+        }
+        assert_eq!(answers[1]["id"], "long");
+        assert!(answers[1]["error"].as_str().unwrap().contains("context") && answers[1].get("text").is_none());
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines.len() == 3 && lines[0].contains("prompts.jsonl line 2: "), "{said}");
+        assert_eq!(lines[2], "error: 2 of 4 prompts could not be continued, see above");
+    }
 }
 
 #[cfg(unix)]

@@ -246,12 +246,22 @@ fn arms_that_cannot_run_are_told_before_any_does() {
         ("steps = 12", "stepps = 12", "stepps"),
         ("tokenizer = 'bytes'", "tokenizer = 'bpe'", "bytes"),
         ("tests = 5", "text = 'a book'", "--data"),
+        // What only the whole study has.
+        ("tests = 5", "tests = 2000000", "1 to 1000000"),
+        ("seeds = [1, 2]", "seeds = [1, 2, 3, 3]", "two runs are called"),
+        (
+            "intermediate_size = 32\nlayers = 1\nheads = 2\nkv_heads = 2\nhead_dim = 8\nbatch = 4",
+            "intermediate_size = 1000000\nlayers = 1\nheads = 2\nkv_heads = 2\nhead_dim = 8\nbatch = 1000000",
+            "this run needs",
+        ),
     ] {
         assert!(LITTLE.contains(from), "{from}");
         fs::write(&file, LITTLE.replace(from, to)).unwrap();
-        let message = refused(&["study", text(&file), "--out", text(&out)]);
-        assert!(message.contains(words) && message.contains("study.toml"), "{to}: {message}");
-        assert!(!out.exists());
+        for quick in [&[][..], &["--quick"]] {
+            let message = refused(&[&["study", text(&file), "--out", text(&out)], quick].concat());
+            assert!(message.contains(words) && message.contains("study.toml"), "{to}: {message}");
+            assert!(!out.exists());
+        }
     }
 }
 

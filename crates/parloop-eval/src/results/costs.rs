@@ -61,7 +61,8 @@ pub fn read(path: &Path) -> Result<Vec<Costs>> {
         other => other.map_err(|e| Error::io("read", path, e))?,
     };
     let line = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| Error::line(path, i + 1, format!("is no cost of this version: {e}")))
+        serde_json::from_str(line)
+            .map_err(|e| Error::line(path, i + 1, format!("is no cost of this version: {}", crate::json_error(&e))))
     };
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(line).collect()
 }

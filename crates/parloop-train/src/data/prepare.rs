@@ -21,8 +21,10 @@ pub(super) const MANIFEST: &str = "manifest.json";
 pub struct PrepareJob {
     /// Files and folders of text or lines of JSON; `-` is standard input.
     pub inputs: Vec<PathBuf>,
-    /// The folder to be written; it must not exist, or be empty.
+    /// The folder to be written; it must not exist, or be empty, or be replaced.
     pub out: PathBuf,
+    /// Replace the folder, if what is in it was prepared too.
+    pub replace: bool,
     /// How to read everything, whatever it is called.
     pub format: Option<Format>,
     /// The key of a line's text.
@@ -36,7 +38,15 @@ pub struct PrepareJob {
 impl PrepareJob {
     /// With the usual settings.
     pub fn new(inputs: Vec<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        Self { inputs, out: out.into(), format: None, text_key: "text".into(), shard_tokens: 1 << 27, longest: 0 }
+        Self {
+            inputs,
+            out: out.into(),
+            replace: false,
+            format: None,
+            text_key: "text".into(),
+            shard_tokens: 1 << 27,
+            longest: 0,
+        }
     }
 }
 
@@ -119,7 +129,11 @@ pub fn prepare(
 ) -> Result<Manifest> {
     let wrong = |path: &Path, message: &str| Error::Prepared { path: path.to_owned(), message: message.into() };
     let files = documents::list(&job.inputs)?;
-    if fs::read_dir(&job.out).is_ok_and(|mut entries| entries.next().is_some()) || job.out.is_file() {
+    let full = fs::read_dir(&job.out).is_ok_and(|mut entries| entries.next().is_some());
+    if full && job.replace && !super::Prepared::is_in(&job.out) {
+        return Err(wrong(&job.out, "holds no prepared data, so it is not replaced: name another folder"));
+    }
+    if full && !job.replace || job.out.is_file() {
         return Err(wrong(&job.out, "exists already: name a folder to be made"));
     }
     let name = job.out.file_name().ok_or_else(|| wrong(&job.out, "is no name of a folder"))?.to_string_lossy();
@@ -137,7 +151,8 @@ pub fn prepare(
     let text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
     fs::write(&path, text + "\n").map_err(|e| Error::io("write", &path, e))?;
     if job.out.exists() {
-        fs::remove_dir(&job.out).map_err(|e| Error::io("replace", &job.out, e))?;
+        let remove = if job.replace { fs::remove_dir_all } else { fs::remove_dir };
+        remove(&job.out).map_err(|e| Error::io("replace", &job.out, e))?;
     }
     fs::rename(&aside.0, &job.out).map_err(|e| Error::io("write", &job.out, e))?;
     Ok(manifest)

@@ -10,7 +10,7 @@ use parloop_model::Tokenizer;
 use parloop_model::mapped::MappedFile;
 use rayon::prelude::*;
 use std::fs::{self, File};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -77,6 +77,11 @@ impl TokenFile {
         key.add(&tokenizer_hash(tokenizer).to_le_bytes());
         if let Some(found) = Self::open(path).filter(|found| found.header.key == key.0) {
             return Ok(found);
+        }
+        let mut held = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut held));
+        if read.is_ok() && !MAGIC.starts_with(&held) {
+            return Err(Error::Foreign { path: path.to_owned() });
         }
         write(source, tokenizer, val_fraction, key.0, path)?;
         Self::open(path).ok_or_else(|| Error::TokenFile { path: path.to_owned() })

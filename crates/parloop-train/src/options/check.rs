@@ -74,6 +74,26 @@ impl TrainOptions {
         Ok(())
     }
 
+    /// Refuses what cannot fit in this machine's memory: weights, gradients and two moments of each parameter, and of the
+    /// activations at least the logits and each layer's widest parts.
+    ///
+    /// # Errors
+    /// The bytes that it takes at least, and those that are free.
+    pub fn check_memory(&self) -> Result<()> {
+        let config = self.model_config(self.vocab_size.max(256), None)?;
+        let parameters = parloop_model::tensors::parameters(&config) as f64;
+        let rows = self.batch as f64 * self.context as f64;
+        let wide = config.intermediate_size.max(config.query_width()) + config.hidden_size;
+        let layers = (config.num_hidden_layers * config.recipe.count) as f64;
+        let needed = 16.0 * parameters + 4.0 * rows * (2.0 * config.vocab_size as f64 + layers * 2.0 * wide as f64);
+        match parloop_kernels::memory::available() {
+            Some(available) if needed > available as f64 => {
+                Err(Error::Memory { needed: needed as u64, available: available as u64 })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses to go on as a run whose checkpoint has other options where that would be another model, or would
     /// validate on text already trained on.
     pub(crate) fn check_same_run(&self, then: &Self) -> Result<()> {

@@ -36,6 +36,25 @@ impl Settings {
         Ok(option)
     }
 
+    /// What a recipe that is given field by field leaves out although PLT has it, and what that means, as a sentence.
+    pub fn left_out(&self) -> Option<String> {
+        let table = self.0.get("recipe")?.as_table()?;
+        if table.get("count").and_then(toml::Value::as_integer) == Some(1) {
+            return None;
+        }
+        let lacks = |key: &str| !table.contains_key(key);
+        let mut said = Vec::new();
+        if lacks("embedding_scale") {
+            said.push("no embedding_scale: later loops are not given the token's embedding again (plt2: 0.707)");
+        }
+        if lacks("local") && table.get("kv").and_then(toml::Value::as_str) == Some("shared") {
+            said.push(
+                "no local: later loops have no window of their own keys (plt2: { left = 64, gate = \"hidden\" })",
+            );
+        }
+        (!said.is_empty()).then(|| format!("the recipe has {}", said.join(", and ")))
+    }
+
     /// Takes back what was set for an option.
     pub fn forget(&mut self, name: &str) {
         self.0.remove(name);
@@ -80,7 +99,7 @@ impl Settings {
         let text = |name: &str| self.0.get(name).and_then(toml::Value::as_str).unwrap_or_default();
         // A run that goes on has all of them, and does without the checkpoint that it once started from.
         if !text("init").is_empty() && !super::start::DECIDED.iter().all(|name| self.0.contains_key(name)) {
-            options.take_over(text("init"), text("init_layers"))?;
+            options.take_over(text("init"), text("init_layers"), text("ignore_config_key"))?;
         }
         let mut all = Self::all_of(&options).0;
         all.extend(self.0.clone());
@@ -134,6 +153,21 @@ mod tests {
         assert!(options.tie_embeddings);
         settings.set_text("recipe", "plt3").unwrap();
         assert_eq!(settings.options().unwrap().recipe, RecipeChoice::Name("plt3".into()));
+    }
+
+    #[test]
+    fn what_a_recipe_leaves_out_is_known() {
+        let said = |text: &str| {
+            let mut settings = Settings::new();
+            settings.add_toml(text).unwrap();
+            settings.left_out().unwrap_or_default()
+        };
+        let rest = "shift = true\nhidden_scale = 1\nnorm = true\n";
+        let both = said(&format!("[recipe]\ncount = 2\nkv = \"shared\"\n{rest}"));
+        assert!(both.contains("no embedding_scale") && both.contains("no local"), "{both}");
+        let own = said(&format!("[recipe]\ncount = 2\nkv = \"per_loop\"\nembedding_scale = 0\n{rest}"));
+        assert_eq!((own.as_str(), said("recipe = \"plt2\"").as_str()), ("", ""));
+        assert_eq!(said(&format!("[recipe]\ncount = 1\nkv = \"shared\"\n{rest}")), "");
     }
 
     #[test]

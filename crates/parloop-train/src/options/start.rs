@@ -31,8 +31,8 @@ impl TrainOptions {
     ///
     /// # Errors
     /// It cannot be read, or `init_layers` names layers that it lacks.
-    pub(super) fn take_over(&mut self, init: &str, layers: &str) -> Result<()> {
-        let checkpoint = open(init)?;
+    pub(super) fn take_over(&mut self, init: &str, layers: &str, ignored: &str) -> Result<()> {
+        let checkpoint = open(init, ignored)?;
         let c = checkpoint.config();
         self.hidden_size = c.hidden_size;
         self.intermediate_size = c.intermediate_size;
@@ -53,7 +53,7 @@ impl TrainOptions {
         if self.init.is_empty() {
             return Ok(None);
         }
-        let checkpoint = open(&self.init)?;
+        let checkpoint = open(&self.init, &self.ignore_config_key)?;
         let layers = taken(&self.init_layers, checkpoint.config().num_hidden_layers)?;
         Ok(Some((checkpoint, layers)))
     }
@@ -70,9 +70,14 @@ impl TrainOptions {
     }
 }
 
-fn open(init: &str) -> Result<Checkpoint> {
-    Checkpoint::open(Path::new(init)).map_err(|e| {
-        let expected = format!("a folder with a checkpoint, a run or a GGUF file: {e}");
+fn open(init: &str, ignored: &str) -> Result<Checkpoint> {
+    let ignored: Vec<String> =
+        ignored.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect();
+    Checkpoint::open_ignoring(Path::new(init), &ignored).map_err(|e| {
+        let mut expected = format!("a folder with a checkpoint, a run or a GGUF file: {e}");
+        if let parloop_model::Error::UnknownKey { key, .. } = e.innermost() {
+            expected += &format!(", or name it with ignore_config_key = \"{key}\"");
+        }
         Error::option("init", format!("\"{init}\""), expected)
     })
 }

@@ -137,6 +137,9 @@ options! {
         init: String = [String::new()], Allowed::Text;
         /// Layers of `init` to take, such as 0-11 or 0,2,4; means of layers, such as 0-14+15-29; all of them if empty
         init_layers: String = [String::new()], Allowed::Text;
+        /// Key of the config.json of `init` that is not known here, to be treated as absent; only if it changes nothing that is
+        /// computed; several with commas between them
+        ignore_config_key: String = [String::new()], Allowed::Text;
         /// Share of the global branch in gates that are new; 1 begins as if there were no window
         initial_gate: f64 = [0.5], Allowed::Number { low: 0.0, high: 1.0 };
         /// Steps over which the input of later loops goes from the token's embedding alone to the recipe's scales

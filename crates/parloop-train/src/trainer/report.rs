@@ -66,6 +66,11 @@ impl Log {
         let failed = |e| Error::io("write", path, e);
         if path.exists() {
             let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+            // A new run's place may hold what a run left that was killed early, the last line perhaps cut.
+            let is_row = |line: &str| !line.ends_with('\n') || serde_json::from_str::<LogRow>(line).is_ok();
+            if step == 0 && !text.split_inclusive('\n').all(is_row) {
+                return Err(Error::Foreign { path: path.to_owned() });
+            }
             let taken = |line: &&str| serde_json::from_str::<LogRow>(line).is_ok_and(|row| row.step <= step);
             let kept: String = text.lines().filter(taken).map(|line| format!("{line}\n")).collect();
             let aside = path.with_extension("jsonl.tmp");

@@ -27,7 +27,7 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     let device = options.device.open()?;
     let data = Data::open(job)?;
     let earlier = earlier(job)?;
-    check_memory(options)?;
+    options.check_memory()?;
     fs::create_dir_all(&job.out).map_err(|e| Error::io("create", &job.out, e))?;
     let lock = Lock::take(&job.out)?;
     remove_leftovers(&job.out);
@@ -203,23 +203,6 @@ pub(crate) fn optimiser(options: &TrainOptions) -> Optimiser {
     }
 }
 
-/// Refuses what cannot fit before anything large is allocated: weights, gradients and two moments of each parameter,
-/// and of the activations at least the logits and each layer's widest parts.
-pub(crate) fn check_memory(options: &TrainOptions) -> Result<()> {
-    let config = options.model_config(options.vocab_size.max(256), None)?;
-    let parameters = parloop_model::tensors::parameters(&config) as f64;
-    let rows = options.batch as f64 * options.context as f64;
-    let wide = config.intermediate_size.max(config.query_width()) + config.hidden_size;
-    let layers = (config.num_hidden_layers * config.recipe.count) as f64;
-    let needed = 16.0 * parameters + 4.0 * rows * (2.0 * config.vocab_size as f64 + layers * 2.0 * wide as f64);
-    match parloop_kernels::memory::available() {
-        Some(available) if needed > available as f64 => {
-            Err(Error::Memory { needed: needed as u64, available: available as u64 })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// One run at a time writes into a folder. The lock goes with the run, and with the process if that is killed.
 pub(super) struct Lock {
     path: PathBuf,
@@ -280,10 +263,7 @@ fn new_tokenizer(options: &TrainOptions, source: &Source, start: Option<&Checkpo
             Error::option("tokenizer", "\"init\"", expected)
         }),
         "bytes" => Ok(Tokenizer::Bytes),
-        "bpe" if Examples::are_in(source.path()) => {
-            let expected = "bytes or the path of a tokenizer.json: examples are no text to train one on";
-            Err(Error::option("tokenizer", "\"bpe\"", expected))
-        }
+        "bpe" if Examples::are_in(source.path()) => Err(Error::TokenizerOfExamples { path: source.path().to_owned() }),
         "bpe" => {
             let sample = source.sample(options.val_fraction, TOKENIZER_SAMPLE)?;
             Tokenizer::train_bpe(&sample, options.vocab_size).map_err(|e| {

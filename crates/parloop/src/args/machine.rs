@@ -40,9 +40,7 @@ impl Machine {
         if let Ok(cores) = std::thread::available_parallelism().map(usize::from)
             && threads > cores
         {
-            eprintln!(
-                "warning: --threads {threads} on a machine that runs {cores} at once: they will wait for each other"
-            );
+            say!("warning: --threads {threads} on a machine that runs {cores} at once: they will wait for each other");
         }
         Ok(threads)
     }

@@ -7,15 +7,22 @@ use parloop_model::Checkpoint;
 use std::path::{Path, PathBuf};
 
 /// Which model; without one, the one inside the program.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Model {
     /// Folder of a model or of a training run (its newest checkpoint), a GGUF file, or OWNER/NAME of a model that
     /// `parloop pull` or another program fetched; without it, the built-in model
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub ignored: Ignored,
+}
+
+/// Keys of a configuration that are not known here.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Ignored {
     /// Treat a key of config.json that is not known here as absent; only if it changes nothing that is computed
-    #[arg(long, value_name = "KEY")]
-    pub ignore_config_key: Vec<String>,
+    #[arg(long = "ignore-config-key", value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub keys: Vec<String>,
 }
 
 /// Which model, where the built-in one makes no sense.
@@ -24,13 +31,15 @@ pub struct Source {
     /// Folder of a model or of a training run (its newest checkpoint), a GGUF file, or OWNER/NAME of a fetched model
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub ignored: Ignored,
 }
 
 impl Model {
     /// Opens it.
     pub fn open(&self) -> Result<Checkpoint> {
         match self.path()? {
-            Some(path) => Ok(Checkpoint::open_ignoring(&path, &self.ignore_config_key)?),
+            Some(path) => Ok(Checkpoint::open_ignoring(&path, &self.ignored.keys)?),
             None => Ok(parloop::builtin::checkpoint()?),
         }
     }
@@ -42,6 +51,11 @@ impl Model {
 }
 
 impl Source {
+    /// Opens it.
+    pub fn open(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::open_ignoring(&self.path()?, &self.ignored.keys)?)
+    }
+
     /// Where it lies.
     pub fn path(&self) -> Result<PathBuf> {
         located(&self.model)
@@ -50,7 +64,8 @@ impl Source {
 
 /// A path as it is if something is there; otherwise the model of that name in the cache.
 fn located(path: &Path) -> Result<PathBuf> {
-    if path.exists() {
+    // What may not be looked at is there: opening it will say so.
+    if !matches!(path.try_exists(), Ok(false)) {
         return Ok(path.to_owned());
     }
     match path.to_str().and_then(|text| text.parse().ok()) {

@@ -7,9 +7,7 @@ use parloop_model::GenerationDefaults;
 
 /// A flag comes before the model's `generation_config.json`, and that before the default.
 #[derive(Clone, Debug, Args)]
-#[command(
-    next_help_heading = "Sampling (in this order: penalty, top-k, top-p, min-p, temperature).\nWhat is left out comes from the model's generation_config.json, or else has the default named here"
-)]
+#[command(next_help_heading = "Sampling")]
 pub struct Sampling {
     /// Temperature; 0 always takes the most likely token [default: 0.8]
     #[arg(long, alias = "temperature", value_name = "T", value_parser = temperature, allow_negative_numbers = true)]

@@ -4,7 +4,7 @@
 //! runs interleaved (A B C, A B C, ...), the machine's read bandwidth is measured in the same rounds, and what is
 //! reported are medians of ratios within a round.
 
-mod report;
+pub mod report;
 pub mod rounds;
 #[cfg(feature = "client")]
 mod serve;
@@ -37,6 +37,7 @@ use std::sync::Arc;
 
 Shapes have random weights, so nobody needs a large file; --layers cuts them to what fits in memory.
 Things compared run interleaved; figures are medians, ratios are medians of the ratios within a round.
+
 Columns: tests are tgN @ dD (N tokens decoded after D in the cache, at most 16 more) and ppN (a prompt of N); '+-' is the
 standard deviation over the rounds; 'read' is the share of the read bandwidth measured beside it, 'peak' of the inner
 instruction's peak; 'x1 loop' is time against R = 1, 'predicted' the same for a prompt by the rows it takes; 'seq/this' is
@@ -159,7 +160,7 @@ fn measure(args: &Measure) -> Result<Report> {
     let mut report = Report::default();
     for kind in kinds {
         let rows = one_type(args, &name, &source, kind, &loops, &mut report)?;
-        report.rows.extend(rows);
+        report.take(rows);
     }
     Ok(report)
 }
@@ -178,13 +179,15 @@ pub struct Loops {
     /// Read bandwidth, and the share of it that one loop reaches.
     pub read_gb_s: f64,
     pub share: f64,
+    /// What is to be known before the figures are believed.
+    pub notes: Vec<String>,
 }
 
 /// Measures them, in turn in each round.
 pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Machine) -> Result<Loops> {
     let report = measure(&Measure {
         test: Some(Test::Decode),
-        model: ModelArg { model: None, ignore_config_key: Vec::new() },
+        model: ModelArg::default(),
         shape: Some(shape.to_owned()),
         layers: Some(u16::try_from(layers)?),
         loops: vec![1, 2],
@@ -300,17 +303,17 @@ fn one_type(
         }
     }
     let bytes = base.bytes_per_pass();
-    eprintln!(
-        "{name} {}: {} a pass, {} things in {} rounds",
+    say!(
+        "{name} {}: {} a pass, {} in {}",
         kind.name(),
         super::bytes(bytes),
-        sides.len(),
-        args.rounds
+        super::plural(sides.len(), "thing", "things"),
+        super::plural(args.rounds as usize, "round", "rounds")
     );
     let reads = rounds::run(&mut engine, &mut sides, bytes, args.rounds as usize)?;
     report.read(&reads);
     if let Some(profile) = engine.profile() {
-        eprintln!("{profile}");
+        say!("{profile}");
     }
     let about = report::About { name, kind, peak, reads: &reads };
     Ok(sides.iter().map(|side| report::row(side, &sides, &about)).collect())

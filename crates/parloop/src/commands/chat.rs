@@ -7,12 +7,13 @@ mod kept;
 mod remote;
 mod talk;
 
-use super::{engine, print_profile, tokenizer};
+use super::{engine, plural, print_profile, tokenizer};
 use crate::args::machine::{Budget, Machine, Weights};
 use crate::args::model::{ChatOptions, Model};
 use crate::args::sampling::Sampling;
 use crate::args::writing::Writing;
 use crate::interrupt;
+use crate::terminal::tell;
 use anyhow::{Context, Result};
 use clap::Args;
 use command::Command;
@@ -35,6 +36,9 @@ use talk::Talk;
   printf 'Hello\\nWho are you?\\n' | parloop chat models/instruct --temp 0
   parloop chat out/plt2 --template chatml.jinja
   parloop chat --url http://localhost:8080     a server that speaks OpenAI's interface; MODEL is then a name that it knows
+
+Sampling works in this order: penalty, top-k, top-p, min-p, temperature. What is left out comes from the model's
+generation_config.json, or else has the default named.
 
 PARLOOP_HISTORY names a file in which the lines typed are kept from one conversation to the next.")]
 pub struct Chat {
@@ -81,26 +85,55 @@ pub fn chat(args: &Chat) -> Result<()> {
     talk.json = args.writing.json;
     talk.parse_special = args.template.parse_special;
     if let Some(notice) = talk.limit(&args.budget)? {
-        eprintln!("{notice}");
+        tell(&notice);
     }
     converse("", |command| talk.act(command))?;
     print_profile(&talk.engine);
     Ok(())
 }
 
-/// Takes lines until there are no more, or they ask for the end.
-fn converse(with: &str, mut act: impl FnMut(Command) -> Result<()>) -> Result<()> {
+/// What became of a line of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// It went wrong, which was said; the conversation goes on.
+    Failed,
+}
+
+impl Outcome {
+    /// Says what is to be said.
+    fn told(said: Result<Option<String>>) -> Self {
+        match said {
+            Ok(said) => {
+                said.iter().for_each(|said| tell(said));
+                Self::Done
+            }
+            Err(error) => Self::failed(&format!("{error:#}")),
+        }
+    }
+
+    /// Says what went wrong.
+    fn failed(what: &str) -> Self {
+        tell(&format!("error: {what}"));
+        Self::Failed
+    }
+}
+
+/// Takes lines until there are no more, or they ask for the end. Who is no person cannot have read that a line went
+/// wrong, so that is said by the exit code.
+fn converse(with: &str, mut act: impl FnMut(Command) -> Result<Outcome>) -> Result<()> {
     interrupt::watch()?;
     let mut input = Input::open()?;
     if input.is_person() {
         let with = if with.is_empty() { String::new() } else { format!("{with}. ") };
-        eprintln!("{with}Type a message, or /help; Ctrl-C stops an answer, Ctrl-D ends.");
+        tell(&format!("{with}Type a message, or /help; Ctrl-C stops an answer, Ctrl-D ends."));
     }
+    let mut failed = 0;
     loop {
         let line = match input.next()? {
             Line::Text(line) => line,
             Line::Dropped => {
-                eprintln!("(/bye or Ctrl-D ends)");
+                tell("(/bye or Ctrl-D ends)");
                 continue;
             }
             Line::End => break,
@@ -112,11 +145,14 @@ fn converse(with: &str, mut act: impl FnMut(Command) -> Result<()>) -> Result<()
         match Command::parse(&line) {
             Command::Nothing => {}
             Command::Bye => break,
-            command => act(command)?,
+            command => failed += usize::from(act(command)? == Outcome::Failed),
         }
         if input.is_person() {
             interrupt::forget();
         }
+    }
+    if failed > 0 && !input.is_person() {
+        anyhow::bail!("{} of the conversation went wrong, see above", plural(failed, "line", "lines"));
     }
     Ok(())
 }

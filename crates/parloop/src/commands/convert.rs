@@ -1,10 +1,10 @@
 //! `parloop convert`: the same model in another element type or another family's form, in one file or in shards.
 
-use super::bytes;
+use super::{bytes, output};
 use crate::args::model::Model;
 use crate::args::names::{PLAIN, named};
 use crate::args::numbers::from_to;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 use parloop_model::checkpoint::{CheckpointWriter, TensorCopy};
 use parloop_model::family::{self, Family};
@@ -33,9 +33,8 @@ pub struct Convert {
     /// Split the weights into files of about this many megabytes, with an index
     #[arg(long, value_name = "MB", value_parser = from_to::<u64, 1, { 1 << 24 }>, allow_negative_numbers = true)]
     shard_mb: Option<u64>,
-    /// Replace the folder if it exists
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    replace: output::Replace,
 }
 
 fn any_family(text: &str) -> Result<&'static Family, String> {
@@ -45,11 +44,7 @@ fn any_family(text: &str) -> Result<&'static Family, String> {
 
 pub fn convert(args: &Convert) -> Result<()> {
     let checkpoint = args.model.open()?;
-    if let (Some(from), true) = (checkpoint.path(), args.out.is_dir()) {
-        let (from, out) = (std::fs::canonicalize(from)?, std::fs::canonicalize(&args.out)?);
-        ensure!(!from.starts_with(&out), "{} is or holds the model itself: give another --out", args.out.display());
-        ensure!(args.force, "{} exists already: give another folder, or --force to replace it", args.out.display());
-    }
+    args.replace.folder(&args.out, &checkpoint.path().into_iter().collect::<Vec<_>>())?;
     // In another form the model is meant to be the same, to the last bit.
     let dtype = match (args.dtype, args.to) {
         (Some(given), _) => Some(given),
@@ -83,6 +78,6 @@ pub fn convert(args: &Convert) -> Result<()> {
         .flatten()
         .filter_map(|e| Some(e.metadata().ok()?.len()))
         .sum();
-    eprintln!("wrote {} ({})", args.out.display(), bytes(size as usize));
+    say!("wrote {} ({})", args.out.display(), bytes(size as usize));
     Ok(())
 }

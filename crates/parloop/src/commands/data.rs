@@ -1,12 +1,12 @@
 //! `parloop data`: text and conversations become what training reads.
 
-use super::bytes;
-use crate::args::model::Source;
+use super::{bytes, output, plural};
+use crate::args::model::{Ignored, Source};
 use crate::args::numbers::from_to;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
-use parloop_model::{Checkpoint, TextSettings, Tokenizer};
+use parloop_model::{TextSettings, Tokenizer};
 use parloop_train::data::{Format, Kind, Manifest, PrepareJob, Prepared, prepare};
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,10 @@ struct Prepare {
     /// Folder to write
     #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     out: PathBuf,
+    #[command(flatten)]
+    replace: output::Replace,
+    #[command(flatten)]
+    ignored: Ignored,
     /// Read every input so, whatever it is called
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
@@ -101,8 +105,11 @@ fn make(args: &Prepare) -> Result<()> {
     if args.inputs.iter().any(|input| input == Path::new("-")) && args.format.is_none() {
         bail!("standard input has no name to tell its form by: give --format text or --format jsonl");
     }
-    let (tokenizer, settings) = tokenizer(&args.tokenizer)?;
+    let read: Vec<&Path> = args.inputs.iter().chain([&args.tokenizer]).map(PathBuf::as_path).collect();
+    args.replace.folder(&args.out, &read)?;
+    let (tokenizer, settings) = tokenizer(&args.tokenizer, &args.ignored)?;
     let mut job = PrepareJob::new(args.inputs.clone(), &args.out);
+    job.replace = args.replace.force;
     job.format = args.format.map(Into::into);
     job.text_key.clone_from(&args.text_key);
     job.longest = args.longest.map_or(0, |n| n as usize);
@@ -117,11 +124,12 @@ fn make(args: &Prepare) -> Result<()> {
     bar.finish_and_clear();
     let manifest = done?;
     if !args.quiet {
-        eprintln!("{}", described(&manifest));
+        say!("{}", described(&manifest));
         if manifest.left_out > 0 {
-            eprintln!("{} documents were left out, which are longer than --longest", manifest.left_out);
+            let documents = plural(manifest.left_out as usize, "document was", "documents were");
+            say!("{documents} left out: more tokens than --longest");
         }
-        eprintln!("saved {}; train on it: parloop train --data {0} --out FOLDER", args.out.display());
+        say!("saved {}; train on it: parloop train --data {0} --out FOLDER", args.out.display());
     }
     Ok(())
 }
@@ -134,25 +142,25 @@ fn bytes_bar() -> ProgressBar {
 
 fn described(manifest: &Manifest) -> String {
     format!(
-        "{} tokens in {} documents {}, {:.3} tokens a byte; {} shards of {} files",
-        manifest.tokens,
-        manifest.documents,
+        "{} in {} {}, {:.3} tokens a byte; {} of {}",
+        plural(manifest.tokens as usize, "token", "tokens"),
+        plural(manifest.documents as usize, "document", "documents"),
         match manifest.kind {
             Kind::Text => "of text",
             Kind::Answers => "with answers",
         },
         manifest.tokens as f64 / manifest.text.max(1) as f64,
-        manifest.shards.len(),
-        manifest.sources.len()
+        plural(manifest.shards.len(), "shard", "shards"),
+        plural(manifest.sources.len(), "file", "files")
     )
 }
 
 fn check(args: &Check) -> Result<()> {
     let data = Prepared::open(&args.folder)?;
-    println!("{}; {} of text", described(data.manifest()), bytes(data.manifest().text as usize));
+    put!("{}; {} of text", described(data.manifest()), bytes(data.manifest().text as usize));
     let changed = data.changed_sources()?;
     for (path, what) in &changed {
-        eprintln!("{} {what} since it was read", path.display());
+        say!("{} {what} since it was read", path.display());
     }
     if !changed.is_empty() {
         bail!("the shards are as they were written, but {} of their files are not: prepare them again", changed.len());
@@ -161,7 +169,7 @@ fn check(args: &Check) -> Result<()> {
 }
 
 /// The tokenizer of a name, and what comes with it.
-pub fn tokenizer(path: &Path) -> Result<(Tokenizer, TextSettings)> {
+pub fn tokenizer(path: &Path, ignored: &Ignored) -> Result<(Tokenizer, TextSettings)> {
     if path == Path::new("bytes") {
         return Ok((Tokenizer::Bytes, TextSettings::default()));
     }
@@ -170,7 +178,7 @@ pub fn tokenizer(path: &Path) -> Result<(Tokenizer, TextSettings)> {
         let tokenizer = Tokenizer::from_json(&text).with_context(|| path.display().to_string())?;
         return Ok((tokenizer, TextSettings::default()));
     }
-    let model = Checkpoint::open(&Source { model: path.to_owned() }.path()?)?;
+    let model = Source { model: path.to_owned(), ignored: ignored.clone() }.open()?;
     let tokenizer = model.tokenizer().with_context(|| format!("{} has no tokenizer", path.display()))?.clone();
     Ok((tokenizer, model.settings().clone()))
 }

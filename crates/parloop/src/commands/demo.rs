@@ -3,15 +3,15 @@
 mod grid;
 mod lanes;
 mod show;
-mod wrap;
 
 use super::{bench, bytes};
 use crate::args::machine::Machine;
 use crate::args::numbers::{from_to, seed};
 use crate::terminal::Terminal;
+use crate::terminal::wrap::{flowing, padded};
 use anyhow::{Result, ensure};
 use clap::Args;
-use lanes::{Lane, Recording};
+use lanes::Recording;
 use parloop::builtin;
 use parloop_engine::{Engine, Model, Sequence};
 use parloop_kernels::{WeightType, memory};
@@ -75,10 +75,12 @@ pub fn demo(args: &Demo) -> Result<()> {
         c.recipe.count,
         c.recipe.count
     );
-    wrap::lines(&title, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    flow(&title, &terminal, &mut out)?;
     writeln!(out)?;
     let recording = lanes::record(&mut engine, &prompt, tokens, args.seed)?;
     show::show(&recording, tokenizer, &args.prompt, &terminal, &mut out)?;
+    // It may have been resized meanwhile.
+    let terminal = Terminal::of_output(args.plain);
     grid::draw(&recording, tokenizer, &terminal, &mut out)?;
     figures(&engine, &recording, &terminal, &mut out)?;
     super::print_profile(&engine);
@@ -92,24 +94,19 @@ fn figures(engine: &Engine, recording: &Recording, terminal: &Terminal, out: &mu
     let [one, plt, turn] = &recording.lanes;
     let tokens = plt.sequence.len();
     let base = one.median();
-    writeln!(
-        out,
-        "{}",
-        terminal.bold(&format!("Time and state ({} threads, {})", engine.threads(), engine.isa().name()))
-    )?;
-    let line = |out: &mut dyn Write, lane: &Lane| {
+    let threads = super::plural(engine.threads(), "thread", "threads");
+    flow(&terminal.bold(&format!("Time and state ({threads}, {})", engine.isa().name())), terminal, out)?;
+    for lane in [one, plt, turn] {
         let time = lane.median();
-        let name = format!("{:<w$}", lane.name, w = if terminal.width < 50 { 0 } else { 18 });
-        writeln!(
-            out,
+        let line = format!(
             "  {} {:>5.0} us a token, {:>3.0} %; {}",
-            terminal.paint(lane.colour, &name),
+            terminal.paint(lane.colour, &aligned(lane.name, 18, terminal)),
             time * 1e6,
             100.0 * time / base,
             bytes(Sequence::bytes_at(lane.config(), engine.kv_type(), tokens))
-        )
-    };
-    [one, plt, turn].into_iter().try_for_each(|lane| line(out, lane))?;
+        );
+        flow(&line, terminal, out)?;
+    }
     let own = ModelConfig { recipe: Recipe::vanilla_loop(config.recipe.count), ..config.clone() };
     let own = bytes(Sequence::bytes_at(&own, engine.kv_type(), tokens));
     let said = format!(
@@ -121,7 +118,7 @@ fn figures(engine: &Engine, recording: &Recording, terminal: &Terminal, out: &mu
         false => "One pass and loop by loop did NOT give the same bits.".to_owned(),
     };
     for text in [said, same] {
-        wrap::lines(&text, terminal.width.saturating_sub(2)).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+        flow(&format!("  {text}"), terminal, out)?;
     }
     ensure!(recording.same_bits, "one pass and loop by loop disagree: this is a defect of this program");
     Ok(())
@@ -132,25 +129,21 @@ fn offer(args: &Demo, terminal: &Terminal, out: &mut impl Write) -> Result<()> {
     let why = "This model is so small that a cache holds it, so arithmetic counts. Large models are bound by reading \
                their weights, and there loops in one pass cost next to nothing.";
     writeln!(out)?;
-    wrap::lines(why, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    flow(why, terminal, out)?;
     let Some((kind, needed)) = [WeightType::Bf16, WeightType::Q8, WeightType::Q4]
         .into_iter()
         .map(|kind| (kind, bench::shape_bytes("loopcoder-v2", LAYERS, kind).unwrap_or(usize::MAX)))
         .find(|(_, needed)| memory::available().is_none_or(|available| needed.saturating_mul(5) / 4 <= available))
     else {
-        writeln!(out, "There is too little memory here to measure that.")?;
-        return Ok(());
+        return flow("There is too little memory here to measure that.", terminal, out);
     };
     if !args.measure {
         let offer = format!("on {LAYERS} layers of LoopCoder-V2's shape ({} in {})", bytes(needed), kind.name());
         if !(terminal.live && terminal.asks) {
-            wrap::lines(&format!("Measure it {offer}: parloop demo --measure"), terminal.width)
-                .iter()
-                .try_for_each(|line| writeln!(out, "{line}"))?;
-            return Ok(());
+            return flow(&format!("Measure it {offer}: parloop demo --measure"), terminal, out);
         }
         let question = format!("Measure it now {offer}, in about half a minute? [Enter, or n]");
-        let lines = wrap::lines(&question, terminal.width.saturating_sub(1)).join("\n");
+        let lines = flowing(&question, terminal.width.saturating_sub(1), 0).join("\n");
         write!(out, "{lines} ")?;
         out.flush()?;
         let mut answer = String::new();
@@ -160,18 +153,28 @@ fn offer(args: &Demo, terminal: &Terminal, out: &mut impl Write) -> Result<()> {
         }
     }
     let times = bench::loops_of_shape("loopcoder-v2", LAYERS, kind, &args.machine)?;
-    writeln!(
-        out,
-        "{}",
-        terminal.bold(&format!("{LAYERS} layers of LoopCoder-V2's shape, {}, this machine", kind.name()))
-    )?;
+    let head = format!("{LAYERS} layers of LoopCoder-V2's shape, {}, this machine", kind.name());
+    flow(&terminal.bold(&head), terminal, out)?;
     let names = ["one loop", "two loops in one pass", "two loops in turn"];
     for (name, time) in names.into_iter().zip(&times.ratios) {
-        let ratio = 100.0 * time;
-        writeln!(out, "  {name:<24} {:>7.1} ms a token, {ratio:>3.0} %", times.one_loop * time * 1e3)?;
+        let (ratio, name) = (100.0 * time, aligned(name, 24, terminal));
+        flow(&format!("  {name} {:>7.1} ms a token, {ratio:>3.0} %", times.one_loop * time * 1e3), terminal, out)?;
     }
-    writeln!(out, "  read bandwidth {:.1} GB/s, of which one loop used {:.0} %", times.read_gb_s, 100.0 * times.share)?;
-    Ok(())
+    let share = bench::report::share(times.share);
+    let read = format!("  read bandwidth {:.1} GB/s, of which one loop used {share} %", times.read_gb_s);
+    [read].iter().chain(&times.notes).try_for_each(|text| flow(text, terminal, out))
+}
+
+/// Prints a text in lines that break between words; what goes on in another line stands two columns to the right where
+/// the first does.
+fn flow(text: &str, terminal: &Terminal, out: &mut impl Write) -> Result<()> {
+    let indent = if text.starts_with(' ') { 2 } else { 0 };
+    Ok(flowing(text, terminal.width, indent).iter().try_for_each(|line| writeln!(out, "{line}"))?)
+}
+
+/// A name filled up to a column, where there is room for columns.
+fn aligned(name: &str, column: usize, terminal: &Terminal) -> String {
+    if terminal.width < 55 { name.to_owned() } else { padded(name, column) }
 }
 
 /// Layers of the large shape.

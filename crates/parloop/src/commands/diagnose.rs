@@ -1,6 +1,6 @@
 //! `parloop diagnose`: what each loop of a model does.
 
-use super::{engine, read_text, tokenizer};
+use super::{engine, output, plural, read_text, tokenizer};
 use crate::args::machine::{Machine, Weights};
 use crate::args::model::Model;
 use crate::args::numbers::{at_least, token_id};
@@ -12,7 +12,7 @@ use parloop_eval::{Labelled, items};
 use parloop_model::Checkpoint;
 use parloop_model::reference::Reference;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Show what each loop of a model does to its state, over a text or a task
 ///
@@ -41,8 +41,10 @@ pub struct Diagnose {
     #[arg(long)]
     attention: bool,
     /// Write the gain-cost plot as SVG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    replace: output::Replace,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -75,6 +77,10 @@ struct Output {
 }
 
 pub fn diagnose(args: &Diagnose) -> Result<()> {
+    if let Some(path) = &args.plot {
+        let read: Vec<&Path> = [&args.over.text, &args.over.task].into_iter().flatten().map(PathBuf::as_path).collect();
+        args.replace.file(path, &read)?;
+    }
     let checkpoint = args.model.open()?;
     let config = checkpoint.config();
     let mut item = item(args, &checkpoint)?;
@@ -91,16 +97,15 @@ pub fn diagnose(args: &Diagnose) -> Result<()> {
         }
     };
     if let Some(path) = &args.plot {
-        std::fs::write(path, plot(&loops)).with_context(|| format!("cannot write {}", path.display()))?;
+        output::write(path, plot(&loops).as_bytes())?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&Output { tokens: item.ids.len(), loops, attention })?);
+        put!("{}", serde_json::to_string(&Output { tokens: item.ids.len(), loops, attention })?);
         return Ok(());
     }
-    println!("{}, over {} tokens\n", config.recipe.describe(), item.ids.len());
-    print(&loops);
-    attention.iter().for_each(print_attention);
-    Ok(())
+    put!("{}, over {}\n", config.recipe.describe(), plural(item.ids.len(), "token", "tokens"));
+    print(&loops)?;
+    attention.iter().try_for_each(print_attention)
 }
 
 /// What is asked: each next token of a text, or the targets of a task's item.
@@ -122,13 +127,11 @@ fn item(args: &Diagnose, checkpoint: &Checkpoint) -> Result<Labelled> {
     Ok(diagnose::text(tokenizer(checkpoint)?.encode(&read_text(path)?)?))
 }
 
-fn print(loops: &[Loop]) {
-    println!(
-        "loop   |state|    |step|  cosine   rank   offset  /|state|  KL to r-1  entropy    loss  rank of next  first"
-    );
+fn print(loops: &[Loop]) -> Result<()> {
+    put!("loop   |state|    |step|  cosine   rank   offset  /|state|  KL to r-1  entropy    loss  rank of next  first");
     for l in loops {
         let or = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
-        println!(
+        put!(
             "{:>4}  {:>8.3}  {:>8}  {:>6}  {:>5.1}  {:>7}  {:>8}  {:>9}  {:>7.3}  {:>6.3}  {:>12.1}  {:>4.1}%",
             l.r,
             l.norm,
@@ -144,23 +147,25 @@ fn print(loops: &[Loop]) {
             100.0 * l.top
         );
     }
+    Ok(())
 }
 
-fn print_attention(all: &Attention) {
-    println!("\nloop  layer  head   gate  entropy  re-routing");
+fn print_attention(all: &Attention) -> Result<()> {
+    put!("\nloop  layer  head   gate  entropy  re-routing");
     for (r, layers) in all.entropy.iter().enumerate() {
         for (n, heads) in layers.iter().enumerate() {
             for (h, entropy) in heads.iter().enumerate() {
                 let gate = all.gate[r][n][h].map_or("-".into(), |g| format!("{g:.3}"));
-                println!("{:>4}  {n:>5}  {h:>4}  {gate:>5}  {entropy:>7.3}  {:>10.3}", r + 1, all.rerouting[r][n][h]);
+                put!("{:>4}  {n:>5}  {h:>4}  {gate:>5}  {entropy:>7.3}  {:>10.3}", r + 1, all.rerouting[r][n][h]);
             }
         }
     }
-    println!("\nhead diversity by loop and layer");
+    put!("\nhead diversity by loop and layer");
     for (r, layers) in all.diversity.iter().enumerate() {
         let cells: Vec<String> = layers.iter().map(|d| format!("{d:.3}")).collect();
-        println!("{:>4}  {}", r + 1, cells.join("  "));
+        put!("{:>4}  {}", r + 1, cells.join("  "));
     }
+    Ok(())
 }
 
 /// Output shift against offset cost, a point a loop.

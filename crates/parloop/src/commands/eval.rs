@@ -1,6 +1,6 @@
 //! `parloop eval`: how many items of a task a model gets right, and how well it predicts a text.
 
-use super::{engine, print_profile, read_text, tokenizer};
+use super::{engine, plural, print_profile, read_text, tokenizer};
 use crate::args::machine::{Machine, Weights};
 use crate::args::model::Model;
 use crate::args::numbers::at_least;
@@ -13,21 +13,21 @@ use std::path::{Path, PathBuf};
 
 /// Score a model on a task or a text
 ///
-/// A task is a file of JSON lines in three forms, which may be mixed:
-///   {"prompt": "2+2=", "answer": "4"}                          would greedy writing give the answer?
-///   {"prompt": "The sky is", "choices": [" blue", " green"], "label": 0}   is the right choice the most likely?
-///   {"ids": [3, 1], "targets": [null, 2]}                      is the target the most likely id after its position?
-/// An item may have a `level` (labelled ids: `levels`, one for each id); accuracy is then told by level too.
-/// `parloop task` generates tasks.
+/// A task is a file of JSON lines, of which each asks something: an answer, a choice, or ids after others. `parloop task`
+/// generates tasks.
 #[derive(Debug, Args)]
-#[command(
-    verbatim_doc_comment,
-    after_help = "Examples:
+#[command(after_help = "Lines of a task, which may be mixed:
+  {\"prompt\": \"2+2=\", \"answer\": \"4\"}   would greedy writing give the answer?
+  {\"prompt\": \"The sky is\", \"choices\": [\" blue\", \" green\"], \"label\": 0}   is the right choice the most likely?
+  {\"ids\": [3, 1], \"targets\": [null, 2]}   is the target the most likely id after its position?
+
+An item may have a `level` (labelled ids: `levels`, one for each id); accuracy is then told by level too.
+
+Examples:
   parloop eval out/plt2 --task questions.jsonl
   parloop eval out/plt2 --task s3-test.jsonl --json
   parloop eval out/plt2 --text book.txt --stride 128            nats per token, bits per byte
-  parloop eval out/plt2 --text book.txt --weights q4 --against out/plt2    and the distance from the unconverted model"
-)]
+  parloop eval out/plt2 --text book.txt --weights q4 --against out/plt2    and the distance from the unconverted model")]
 pub struct Eval {
     #[command(flatten)]
     model: Model,
@@ -62,7 +62,7 @@ pub fn eval(args: &Eval) -> Result<()> {
     for (path, items) in &tasks {
         let scores = score::score(&mut engine, path, items)?;
         if !args.json {
-            print(path, &scores);
+            print(path, &scores)?;
         }
         found.insert(path.display().to_string(), serde_json::to_value(&scores)?);
     }
@@ -74,18 +74,21 @@ pub fn eval(args: &Eval) -> Result<()> {
         let mut other = args.against.as_deref().map(|path| against(args, path, &text, &tokens, context)).transpose()?;
         let p = perplexity::perplexity(&mut engine, &tokens, text.len(), context, stride, other.as_mut())?;
         if !args.json {
-            println!(
-                "{} tokens: {:.4} nats per token, perplexity {:.3}, {:.4} bits per byte",
-                p.tokens, p.nats_per_token, p.perplexity, p.bits_per_byte
+            put!(
+                "{}: {:.4} nats per token, perplexity {:.3}, {:.4} bits per byte",
+                plural(p.tokens, "token", "tokens"),
+                p.nats_per_token,
+                p.perplexity,
+                p.bits_per_byte
             );
             if let (Some(kl), Some(same)) = (p.kl, p.same_choice) {
-                println!("against the other model: KL {kl:.6} nats, same most likely token {:.2} %", 100.0 * same);
+                put!("against the other model: KL {kl:.6} nats, same most likely token {:.2} %", 100.0 * same);
             }
         }
         found.insert("text".into(), serde_json::to_value(p)?);
     }
     if args.json {
-        println!("{}", serde_json::Value::Object(found));
+        put!("{}", serde_json::Value::Object(found));
     }
     print_profile(&engine);
     Ok(())
@@ -94,7 +97,7 @@ pub fn eval(args: &Eval) -> Result<()> {
 /// The other model, in its own weight type. Its predictions are compared token by token, so it must read the text as the
 /// same tokens and in windows of the same context.
 fn against(args: &Eval, path: &Path, text: &str, tokens: &[u32], context: usize) -> Result<parloop_engine::Engine> {
-    let model = Model { model: Some(path.to_owned()), ignore_config_key: args.model.ignore_config_key.clone() };
+    let model = Model { model: Some(path.to_owned()), ignored: args.model.ignored.clone() };
     let checkpoint: Checkpoint = model.open()?;
     ensure!(
         tokenizer(&checkpoint)?.encode(text)? == tokens,
@@ -110,29 +113,30 @@ fn against(args: &Eval, path: &Path, text: &str, tokens: &[u32], context: usize)
     super::engine(&checkpoint, &Weights { weights: None, kv: args.weights.kv }, &args.machine)
 }
 
-fn print(path: &Path, scores: &Scores) {
-    println!("{}", path.display());
+fn print(path: &Path, scores: &Scores) -> Result<()> {
+    put!("{}", path.display());
     if let Some(labels) = &scores.labels {
-        println!(
-            "  {} items: {:.2} % wholly right; {} targets: {:.2} % right, {:.4} nats",
-            labels.items,
+        put!(
+            "  {}: {:.2} % wholly right; {}: {:.2} % right, {:.4} nats",
+            plural(labels.items, "item", "items"),
             100.0 * labels.exact,
-            labels.targets,
+            plural(labels.targets, "target", "targets"),
             100.0 * labels.accuracy,
             labels.loss
         );
         if labels.levels.len() > 1 {
             let cells = labels.levels.iter().map(|(level, (_, right))| format!("{level}: {:.1}", 100.0 * right));
-            println!("  by level, %:  {}", cells.collect::<Vec<_>>().join("  "));
+            put!("  by level, %:  {}", cells.collect::<Vec<_>>().join("  "));
         }
     }
     if let Some(choices) = &scores.choices {
-        println!(
-            "  {} choices: {:.2} % right, {:.2} % by log-probability per byte (guessing: {:.2} %)",
-            choices.items,
+        put!(
+            "  {}: {:.2} % right, {:.2} % by log-probability per byte (guessing: {:.2} %)",
+            plural(choices.items, "choice", "choices"),
             100.0 * choices.accuracy,
             100.0 * choices.accuracy_by_byte,
             100.0 * choices.chance
         );
     }
+    Ok(())
 }

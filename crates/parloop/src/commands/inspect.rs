@@ -1,6 +1,6 @@
 //! `parloop inspect`: what a model is, without running it.
 
-use super::bytes;
+use super::{bytes, plural};
 use crate::args::machine::Machine;
 use crate::args::model::Model;
 use crate::args::names::{KV, named, type_name};
@@ -57,7 +57,7 @@ pub fn inspect(args: &Inspect) -> Result<()> {
         Err(error) => {
             // Where only the tensors do not fit, the lists of them are what is asked for.
             if let (Some(Error::Tensors(mismatch)), Some(folder)) = (error.downcast_ref(), args.model.path()?) {
-                let text = mismatched(&folder, &args.model.ignore_config_key, mismatch, args.json)?;
+                let text = mismatched(&folder, &args.model.ignored.keys, mismatch, args.json)?;
                 std::io::stdout().lock().write_all(text.as_bytes())?;
             }
             return Err(error);
@@ -118,7 +118,7 @@ fn defaults(checkpoint: &Checkpoint) -> String {
         number("top-p", d.top_p),
         number("min-p", d.min_p),
         number("repeat-penalty", d.repetition_penalty),
-        d.max_new_tokens.map(|n| format!("at most {n} tokens")),
+        d.max_new_tokens.map(|n| format!("at most {}", plural(n, "token", "tokens"))),
     ];
     let said: Vec<String> = said.into_iter().flatten().collect();
     if said.is_empty() { "none".into() } else { said.join(", ") }
@@ -189,11 +189,11 @@ fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<Str
     writeln!(text, "  decode      {decode}")?;
     writeln!(
         text,
-        "  shape       {} layers, hidden {}, {} query heads and {} key/value heads of {}, feed-forward {}, vocabulary {}{}",
-        c.num_hidden_layers,
+        "  shape       {}, hidden {}, {} and {} of {}, feed-forward {}, vocabulary {}{}",
+        plural(c.num_hidden_layers, "layer", "layers"),
         c.hidden_size,
-        c.num_attention_heads,
-        c.num_key_value_heads,
+        plural(c.num_attention_heads, "query head", "query heads"),
+        plural(c.num_key_value_heads, "key/value head", "key/value heads"),
         c.head_dim,
         c.intermediate_size,
         c.vocab_size,
@@ -209,16 +209,21 @@ fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<Str
     writeln!(text, "  parameters  {}", grouped(tensors::parameters(c)))?;
     let types = weights(checkpoint)?;
     let all: usize = types.iter().map(|t| t.2).sum();
-    let each: Vec<String> =
-        types.iter().map(|(kind, n, size)| format!("{n} tensors in {} ({})", type_name(*kind), bytes(*size))).collect();
+    let each: Vec<String> = types
+        .iter()
+        .map(|(kind, n, size)| {
+            format!("{} in {} ({})", plural(*n, "tensor", "tensors"), type_name(*kind), bytes(*size))
+        })
+        .collect();
     writeln!(text, "  weights     {}: {}", bytes(all), each.join(", "))?;
     writeln!(text, "  K/V         {} a token in loop 1's cache ({})", bytes(kv_bytes(c, kind)), kind.name())?;
     let (all, plain) = memory(c, kind, context);
     let more = 100.0 * (all as f64 / plain as f64 - 1.0);
     writeln!(
         text,
-        "  memory      {} of state at {context} tokens; the later loops add {more:.2} % ({})",
+        "  memory      {} of state at {}; the later loops add {more:.2} % ({})",
         bytes(all),
+        plural(context, "token", "tokens"),
         bytes(all - plain.min(all))
     )?;
     for name in checkpoint.unused() {

@@ -34,7 +34,7 @@ pub fn list(args: &List) -> Result<()> {
         writeln!(out, "{:<width$}  {:>10}{whole}", held.name.to_string(), bytes(held.bytes as usize))?;
     }
     if models.is_empty() {
-        eprintln!("no models in {}: `parloop pull OWNER/NAME` fetches one", cache.root().display());
+        say!("no models in {}: `parloop pull OWNER/NAME` fetches one", cache.root().display());
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `parloop pack`: weights as the kernels read them, kept beside the model.
 
-use super::{bytes, counted};
+use super::{bytes, counted, plural};
 use crate::args::machine::Machine;
 use crate::args::model::Source;
 use crate::args::names::{WEIGHTS, named};
@@ -8,7 +8,6 @@ use anyhow::Result;
 use clap::Args;
 use parloop_engine::packed;
 use parloop_kernels::{Machine as Chosen, Pool, WeightType};
-use parloop_model::Checkpoint;
 
 /// Keep converted weights in a file, so that the next load takes them from there in place
 ///
@@ -33,12 +32,17 @@ pub struct Pack {
 }
 
 pub fn pack(args: &Pack) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.model.path()?)?;
+    let checkpoint = args.model.open()?;
     let bar = indicatif::ProgressBar::new(0).with_message("packing weights");
     let Chosen { isa, threads, .. } = args.machine.chosen()?;
     let written = packed::write(&checkpoint, args.weights, &mut Pool::on(isa, threads), &mut counted(&bar));
     bar.finish_and_clear();
     let written = written?;
-    eprintln!("wrote {}: {} matrices, {}", written.path.display(), written.matrices, bytes(written.bytes as usize));
+    say!(
+        "wrote {}: {}, {}",
+        written.path.display(),
+        plural(written.matrices, "matrix", "matrices"),
+        bytes(written.bytes as usize)
+    );
     Ok(())
 }

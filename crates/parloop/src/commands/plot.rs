@@ -2,6 +2,7 @@
 
 mod terminal;
 
+use super::output;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use parloop_eval::report::svg::{self, Series};
@@ -24,6 +25,8 @@ pub struct Plot {
     /// Picture to write, in SVG
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    replace: output::Replace,
     /// What to draw
     #[arg(long, value_enum, default_value_t = Show::Loss)]
     show: Show,
@@ -84,6 +87,10 @@ impl Show {
 }
 
 pub fn plot(args: &Plot) -> Result<()> {
+    if let Some(out) = &args.out {
+        let logs: Vec<PathBuf> = args.runs.iter().map(|run| log(run)).collect();
+        args.replace.file(out, &logs.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    }
     let mut all = Vec::new();
     for (colour, run) in args.runs.iter().enumerate() {
         let points: Vec<(f64, f64)> = rows(run)?
@@ -109,11 +116,8 @@ pub fn plot(args: &Plot) -> Result<()> {
         return Ok(std::io::stdout().write_all(terminal::draw(args.show.title(), x, &all, width).as_bytes())?);
     };
     let picture = svg::alone(&svg::lines(args.show.title(), x, "", &all, None));
-    let aside = out.with_extension("svg.tmp");
-    std::fs::write(&aside, picture)
-        .and_then(|()| std::fs::rename(&aside, out))
-        .with_context(|| format!("cannot write {}", out.display()))?;
-    eprintln!("saved {}", out.display());
+    output::write(out, picture.as_bytes())?;
+    say!("saved {}", out.display());
     Ok(())
 }
 
@@ -123,9 +127,14 @@ fn name(run: &Path) -> String {
     folder.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned()
 }
 
+/// Where a run's log is.
+fn log(run: &Path) -> PathBuf {
+    if run.is_dir() { run.join("train.jsonl") } else { run.to_owned() }
+}
+
 /// The lines of a run's log. A last line that is cut is left out: the run may be writing it.
 fn rows(run: &Path) -> Result<Vec<LogRow>> {
-    let path = if run.is_dir() { run.join("train.jsonl") } else { run.to_owned() };
+    let path = log(run);
     let text = super::read_text(&path).with_context(|| format!("{} is no training run", run.display()))?;
     let lines: Vec<&str> = text.lines().collect();
     let mut rows = Vec::with_capacity(lines.len());
@@ -133,7 +142,10 @@ fn rows(run: &Path) -> Result<Vec<LogRow>> {
         match serde_json::from_str(line) {
             Ok(row) => rows.push(row),
             Err(_) if i + 1 == lines.len() && !text.ends_with('\n') => (),
-            Err(e) => anyhow::bail!("{}, line {}: {e}; expected a line of a training log", path.display(), i + 1),
+            Err(e) => {
+                let what = parloop_eval::json_error(&e);
+                anyhow::bail!("{}, line {}: {what}; expected a line of a training log", path.display(), i + 1)
+            }
         }
     }
     Ok(rows)

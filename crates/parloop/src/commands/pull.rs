@@ -1,6 +1,6 @@
 //! `parloop pull`: fetches a model's files from a hub.
 //!
-//! The hub is whatever `HF_ENDPOINT` names, and is not trusted: what it lists decides nothing but names inside one
+//! The hub is whatever `HF_ENDPOINT` names, or else the usual one, and is not trusted: what it lists decides nothing but names inside one
 //! folder, and sizes and hashes that the files must then have.
 
 mod fetch;
@@ -9,10 +9,11 @@ mod listing;
 mod place;
 mod retry;
 
-use super::bytes;
+use super::{bytes, output, plural};
 use crate::cache::Repository;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueHint};
+use fetch::Found;
 use hub::Hub;
 use indicatif::{ProgressBar, ProgressStyle};
 use listing::Listing;
@@ -21,8 +22,8 @@ use std::path::PathBuf;
 
 /// Fetch a model from a hub, to be run by its name or from a folder
 ///
-/// HF_ENDPOINT is the hub's address; HF_TOKEN, if it is set, is sent to that address and to no other. Sizes and hashes
-/// are checked. What is already there and right is not fetched again, what differs is replaced, and what was
+/// The hub is https://huggingface.co, or the address in HF_ENDPOINT; HF_TOKEN, if it is set, is sent to that address and
+/// to no other. Sizes and hashes are checked. What is already there and right is not fetched again, and what was
 /// interrupted goes on from its .part file when the same command is run again.
 ///
 /// Without --out the model goes to the folder of fetched models, which `parloop list` names, and runs by its name.
@@ -47,6 +48,8 @@ pub struct Pull {
     /// Fetch the files whose path matches, and no others; may be given more than once
     #[arg(long, value_name = "GLOB")]
     include: Vec<glob::Pattern>,
+    #[command(flatten)]
+    replace: output::Replace,
 }
 
 pub fn pull(args: &Pull) -> Result<()> {
@@ -63,12 +66,22 @@ pub fn pull(args: &Pull) -> Result<()> {
     let mut missing = Vec::new();
     for entry in &chosen {
         let target = place.target(entry);
-        match fetch::is_whole(&target)? {
-            true => {
+        match fetch::found(&target)? {
+            Found::Whole => {
                 place.name(&target)?;
-                eprintln!("{} is there already", entry.name);
+                say!("{} is there already", entry.name);
             }
-            false => missing.push(target),
+            Found::Nothing => missing.push(target),
+            Found::Other => {
+                // In the folder of fetched models only what was fetched has these names.
+                let may = args.replace.force || args.out.is_none();
+                ensure!(
+                    may,
+                    "{} exists already and is not what the hub has: give another --out, or --force to replace it",
+                    target.path.display()
+                );
+                missing.push(target);
+            }
         }
     }
     check_space(&place, &missing)?;
@@ -79,7 +92,7 @@ pub fn pull(args: &Pull) -> Result<()> {
         bar.set_message(entry.name.clone());
         let url = hub.file(&args.model, listing.commit.as_deref().unwrap_or(&args.revision), &entry.name);
         let shown = |done| bar.set_position(before + done);
-        let said = |text: &str| bar.suspend(|| eprintln!("{text}"));
+        let said = |text: &str| bar.suspend(|| say!("{text}"));
         fetch::fetch(&hub, &url, target, &shown, &said)
             .and_then(|()| place.name(target))
             .with_context(|| format!("cannot fetch {} of {source}", entry.name))?;
@@ -91,9 +104,10 @@ pub fn pull(args: &Pull) -> Result<()> {
     let commit = listing.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     let all: u64 = chosen.iter().map(|e| e.size).sum();
     let folder = place.shown();
-    eprintln!("{} holds {source}: {} files, {}{commit}", folder.display(), chosen.len(), bytes(all as usize));
+    let files = plural(chosen.len(), "file", "files");
+    say!("{} holds {source}: {files}, {}{commit}", folder.display(), bytes(all as usize));
     if args.out.is_none() {
-        eprintln!("try it: parloop run {} -p 'Once'", args.model);
+        say!("try it: parloop run {} -p 'Once'", args.model);
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! `parloop quantize`: a model as one GGUF file.
 
-use super::{bytes, counted};
+use super::{bytes, counted, output};
 use crate::args::machine::Machine;
 use crate::args::model::Source;
 use crate::args::names::{STORED, named, type_name};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
-use parloop_model::{Checkpoint, DType, gguf};
+use parloop_model::{DType, gguf};
 use std::path::PathBuf;
 
 /// Write a model as one GGUF file, its matrices in a type of choice
@@ -36,24 +36,19 @@ pub struct Quantize {
     /// Type of the matrices
     #[arg(long = "type", value_name = "TYPE", value_parser = named(STORED))]
     dtype: DType,
-    /// Replace the file if it exists
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    replace: output::Replace,
     #[command(flatten)]
     machine: Machine,
 }
 
 pub fn quantize(args: &Quantize) -> Result<()> {
     let target = args.out.as_ref().or(args.file.as_ref()).context("give the file to be written with --out")?;
-    let (source, out) = (args.model.path()?, target.display());
-    ensure!(!target.is_dir(), "{out} is a folder: give the name of a file to be written");
-    let checkpoint = Checkpoint::open(&source)?;
-    if target.exists() {
-        // The tensors are read from the mapped file while the new one is written.
-        let same = std::fs::canonicalize(&source)? == std::fs::canonicalize(target)?;
-        ensure!(!same, "{out} is the model itself: give another file");
-        ensure!(args.force, "{out} exists already: give another file, or --force to replace it");
-    }
+    let out = target.display();
+    // The tensors are read from the mapped file while the new one is written.
+    args.replace.file(target, &[&args.model.path()?])?;
+    let checkpoint = args.model.open()?;
+    output::parent(target)?;
     let bar = indicatif::ProgressBar::new(0).with_message("writing tensors");
     let threads = args.machine.threads()?;
     let written = gguf::quantize(&checkpoint, target, args.dtype, threads, &mut counted(&bar));
@@ -61,14 +56,14 @@ pub fn quantize(args: &Quantize) -> Result<()> {
     let written = written?;
     for (name, width, kind) in &written.fallbacks {
         let (wanted, kind) = (type_name(args.dtype), type_name(*kind));
-        eprintln!("{name}: rows of {width} are no whole blocks of {wanted}, stored as {kind}");
+        say!("{name}: rows of {width} are no whole blocks of {wanted}, stored as {kind}");
     }
-    eprintln!("{:<8} {:>8} {:>14} {:>12}", "type", "tensors", "weights", "size");
+    say!("{:<8} {:>8} {:>14} {:>12}", "type", "tensors", "weights", "size");
     for (kind, tensors, elements) in &written.types {
         let size = *elements as f64 * kind.bits() / 8.0;
-        eprintln!("{:<8} {tensors:>8} {elements:>14} {:>12}", type_name(*kind), bytes(size as usize));
+        say!("{:<8} {tensors:>8} {elements:>14} {:>12}", type_name(*kind), bytes(size as usize));
     }
     let bits = 8.0 * written.tensor_bytes as f64 / written.elements as f64;
-    eprintln!("wrote {out}: {}, {bits:.2} bits a weight", bytes(written.bytes as usize));
+    say!("wrote {out}: {}, {bits:.2} bits a weight", bytes(written.bytes as usize));
     Ok(())
 }

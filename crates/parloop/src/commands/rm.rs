@@ -17,6 +17,6 @@ pub struct Rm {
 
 pub fn rm(args: &Rm) -> Result<()> {
     let held = Cache::from_environment()?.remove(&args.model)?;
-    eprintln!("removed {} ({})", held.folder.display(), bytes(held.bytes as usize));
+    say!("removed {} ({})", held.folder.display(), bytes(held.bytes as usize));
     Ok(())
 }

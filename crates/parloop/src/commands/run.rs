@@ -3,7 +3,7 @@
 mod batch;
 
 use super::write::{End, Written, write};
-use super::{Interrupted, chat, engine, print_profile, read_text, state, tokenizer};
+use super::{Interrupted, chat, engine, plural, print_profile, read_text, state, tokenizer};
 use crate::args::machine::{Budget, Machine, Weights};
 use crate::args::model::{ChatOptions, Model};
 use crate::args::numbers::from_to;
@@ -11,6 +11,7 @@ use crate::args::sampling::Sampling;
 use crate::args::state::State;
 use crate::args::writing::Writing;
 use crate::interrupt;
+use crate::terminal::aside;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueHint};
 use parloop_engine::Engine;
@@ -29,6 +30,9 @@ use std::path::{Path, PathBuf};
   parloop run -p 'HAMLET:' --passes sequential     loop by loop: the same text, more slowly
   parloop run --prompt-cache state < long.txt  the next run computes only what is new in the text
   parloop run --prompts prompts.jsonl --batch 4 -n 50     a line of JSON for each prompt
+
+Sampling works in this order: penalty, top-k, top-p, min-p, temperature. What is left out comes from the model's
+generation_config.json, or else has the default named.
 
 The text goes to standard output, a line of figures to standard error.")]
 pub struct Run {
@@ -155,7 +159,7 @@ fn one(args: &Run, checkpoint: &Checkpoint) -> Result<()> {
     if args.writing.json {
         writeln!(out, "{}", figures.json(&prompt, &engine))?;
     } else if !args.writing.quiet {
-        eprintln!("{}", figures.line(&engine));
+        aside(&figures.line(&engine));
     }
     print_profile(&engine);
     if written.end == End::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
@@ -196,10 +200,10 @@ impl Figures<'_> {
         let known = if *cached > 0 { format!(" ({cached} cached)") } else { String::new() };
         let speed = written.speed().map_or("-".into(), |speed| format!("{speed:.1} tokens/s"));
         format!(
-            "[prompt of {prompt_tokens}{known} in {:.0} ms; {} tokens at {speed}; {way}; {} threads, {}{}]",
+            "[prompt of {prompt_tokens}{known} in {:.0} ms; {} at {speed}; {way}; {}, {}{}]",
             written.prompt.as_secs_f64() * 1e3,
-            written.ids.len(),
-            engine.threads(),
+            plural(written.ids.len(), "token", "tokens"),
+            plural(engine.threads(), "thread", "threads"),
             engine.isa().name(),
             written.end.words()
         )

@@ -140,7 +140,7 @@ pub fn serve(args: &Serve) -> Result<()> {
         }
         other => other.into(),
     })?;
-    eprintln!(
+    say!(
         "{name} at http://{}/v1{}; keys and values may take {}; Ctrl-C ends",
         server.address()?,
         if chats { "" } else { " (no chat template: completions only)" },

@@ -7,8 +7,9 @@ mod measure;
 mod plan;
 mod queue;
 
+use super::output;
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use file::{Given, Study as Described};
 use parloop_eval::report;
 use parloop_eval::results::costs::{self, COSTS};
@@ -80,9 +81,11 @@ enum Verb {
         /// The study's folder, or files or folders of several to be shown together
         #[arg(value_name = "FOLDER", required = true)]
         results: Vec<PathBuf>,
-        /// Folder for the report; the first FOLDER if left out
-        #[arg(long, value_name = "FOLDER")]
+        /// Folder for the report; the first FOLDER, whose report is made anew, if left out
+        #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        replace: output::Replace,
     },
     /// Print the runs as a job of a cluster: each is one task, resumable by itself; results merge when the study is run
     Plan {
@@ -96,6 +99,8 @@ enum Verb {
     Measure {
         #[command(flatten)]
         place: Place,
+        #[command(flatten)]
+        replace: output::Replace,
         /// Rounds: how often each thing is measured
         #[arg(long, value_name = "N", default_value = "31", value_parser = crate::args::numbers::from_to::<u16, 1, 10_000>, allow_negative_numbers = true)]
         rounds: u16,
@@ -117,14 +122,18 @@ enum Verb {
 
 pub fn study(args: &Study) -> Result<()> {
     match (&args.verb, &args.place) {
-        (Some(Verb::Report { results, out }), _) => {
+        (Some(Verb::Report { results, out, replace }), _) => {
             let first = &results[0];
             let beside = || if first.is_dir() { first.clone() } else { first.with_file_name("") };
+            if let Some(out) = out {
+                output::is_folder(out)?;
+                REPORT.iter().try_for_each(|name| replace.file(&out.join(name), &[]))?;
+            }
             write_report(results, &out.clone().unwrap_or_else(beside))
         }
         (Some(Verb::Plan { place, system }), _) => plan::plan(&described(place)?, place, *system),
-        (Some(Verb::Measure { place, rounds, weights, machine }), _) => {
-            measure::measure(&described(place)?, place, usize::from(*rounds), *weights, machine)
+        (Some(Verb::Measure { place, replace, rounds, weights, machine }), _) => {
+            measure::measure(&described(place)?, place, *replace, usize::from(*rounds), *weights, machine)
         }
         (Some(Verb::Arm { place, run }), _) => arm::run(&described(place)?, place, run),
         (None, Some(place)) => {
@@ -137,9 +146,13 @@ pub fn study(args: &Study) -> Result<()> {
 }
 
 fn described(place: &Place) -> Result<Described> {
+    output::is_folder(&place.out)?;
     let given = Given { data: place.data.as_deref(), quick: place.quick };
     Described::read(&place.file, given).with_context(|| format!("{} is no study that can be run", place.file.display()))
 }
+
+/// The files of a report.
+const REPORT: [&str; 2] = ["report.html", "report.md"];
 
 /// Writes the report of all results found.
 fn write_report(sources: &[PathBuf], out: &Path) -> Result<()> {
@@ -154,11 +167,10 @@ fn write_report(sources: &[PathBuf], out: &Path) -> Result<()> {
         costs.extend(costs::read(&path.with_file_name(COSTS))?);
     }
     ensure!(!rows.is_empty(), "there are no results yet");
-    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    for (name, text) in [("report.html", report::html(&rows, &costs)), ("report.md", report::markdown(&rows, &costs))] {
+    for (name, text) in REPORT.into_iter().zip([report::html(&rows, &costs), report::markdown(&rows, &costs)]) {
         let path = out.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        eprintln!("wrote {}", path.display());
+        output::write(&path, text.as_bytes())?;
+        say!("wrote {}", path.display());
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! `parloop task`: generated reasoning tasks.
 
+use super::output::{Replace, Writing};
 use crate::args::numbers::from_to;
 use anyhow::{Context, Result};
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueHint};
 use parloop_eval::{Split, Task as Kind, items, tasks};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -22,8 +23,9 @@ use std::path::PathBuf;
   parloop task hops --steps 6 --fillers 2 --sparse                  up to 6 hops, 2 empty tokens before the one answer
   parloop task hops --single                                        the control: one hop
 
-Train on it:  parloop train --data s3.jsonl --tokenizer bytes --context 24 --out out/s3
-Test with it: parloop eval out/s3 --task s3-test.jsonl")]
+What to do with it:
+  parloop train --data s3.jsonl --tokenizer bytes --context 24 --out out/s3
+  parloop eval out/s3 --task s3-test.jsonl")]
 pub struct Task {
     /// Which task
     #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(tasks::TASKS.iter().map(|t| t.name)))]
@@ -53,8 +55,10 @@ pub struct Task {
     #[arg(long, value_name = "N", default_value = "0", value_parser = from_to::<u8, 0, 64>, allow_negative_numbers = true)]
     fillers: u8,
     /// File to write; standard output if left out
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    replace: Replace,
 }
 
 pub fn task(args: &Task) -> Result<()> {
@@ -69,16 +73,16 @@ pub fn task(args: &Task) -> Result<()> {
     let split = Split::ALL.into_iter().find(|(_, name)| *name == args.split).map_or(Split::Train, |(split, _)| split);
     // What cannot be is refused before a file is made.
     kind.problem(split, args.seed, 0).map_err(|e| anyhow::anyhow!("--{e}"))?;
-    let file: Box<dyn Write> = match &args.out {
-        None => Box::new(std::io::stdout().lock()),
-        Some(path) => {
-            Box::new(std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+    let write = |out: &mut dyn Write| -> Result<()> {
+        for number in 0..u64::from(args.count) {
+            let item = parloop_eval::Item::Labelled(kind.problem(split, args.seed, number)?);
+            items::write(&[item], &mut *out)?;
         }
+        Ok(out.flush()?)
     };
-    let mut out = BufWriter::new(file);
-    for number in 0..u64::from(args.count) {
-        let item = parloop_eval::Item::Labelled(kind.problem(split, args.seed, number)?);
-        items::write(&[item], &mut out)?;
-    }
-    Ok(out.flush()?)
+    let Some(path) = &args.out else { return write(&mut BufWriter::new(std::io::stdout().lock())) };
+    args.replace.file(path, &[])?;
+    let mut file = Writing::to(path)?;
+    write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
+    file.finish()
 }

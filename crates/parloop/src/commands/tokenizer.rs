@@ -1,6 +1,7 @@
 //! `parloop tokenizer`: a tokenizer of one's own.
 
 use super::data::FormatArg;
+use super::output;
 use crate::args::numbers::from_to;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueHint};
@@ -39,6 +40,8 @@ struct Train {
     /// File to write
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     out: PathBuf,
+    #[command(flatten)]
+    replace: output::Replace,
     /// Read every input so, whatever it is called
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
@@ -52,7 +55,7 @@ struct Train {
 
 pub fn tokenizer(args: &Tokenizer) -> Result<()> {
     let What::Train(args) = &args.what;
-    ensure!(!args.out.exists(), "{} exists already: name another file", args.out.display());
+    args.replace.file(&args.out, &args.inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let format = args.format.map(Into::into);
     let text = sample_text(&args.inputs, format, &args.text_key, (args.megabytes as usize) << 20)?;
     ensure!(!text.is_empty(), "the inputs hold no text to train a tokenizer on");
@@ -63,10 +66,7 @@ pub fn tokenizer(args: &Tokenizer) -> Result<()> {
     let trained = trained?;
     let file = trained.files().into_iter().find(|(name, _)| *name == "tokenizer.json");
     let (_, bytes) = file.context("the tokenizer has no file")?;
-    let aside = args.out.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&aside, bytes)
-        .and_then(|()| std::fs::rename(&aside, &args.out))
-        .with_context(|| format!("cannot write {}", args.out.display()))?;
-    eprintln!("saved {}: {} ids, trained on {}", args.out.display(), trained.vocab_size(), super::bytes(text.len()));
+    output::write(&args.out, &bytes)?;
+    say!("saved {}: {} ids, trained on {}", args.out.display(), trained.vocab_size(), super::bytes(text.len()));
     Ok(())
 }

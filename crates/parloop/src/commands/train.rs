@@ -4,6 +4,8 @@ mod dry;
 mod flags;
 mod progress;
 
+use super::output;
+use crate::terminal::tell;
 use anyhow::{Context, Result};
 use clap::Args;
 use flags::{Flags, Given};
@@ -30,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
   parloop train --config run.toml --data book.txt --out out/a --set beta2=0.99
 
 Recipes: vanilla, loopR, loopR-clp, loopR-clp-share, pltR, pltR-query, for any R: loop2, plt2, plt3, ...
+
 Every option may stand in the TOML file, with underscores for dashes; a table [recipe] gives a recipe field by field.
 Flags win over --set, --set over the file, the file over the run to be resumed, that over the preset.")]
 pub struct Train {
@@ -60,7 +63,9 @@ pub struct Train {
 }
 
 pub fn train(args: &Train) -> Result<()> {
+    output::is_folder(&args.out)?;
     let given = given(args)?;
+    given.note().filter(|_| !args.quiet).iter().for_each(|note| tell(&format!("note: {note}")));
     if args.dry_run {
         return dry::run(&given.options()?, &args.data).map_err(|e| e.downcast().map_or_else(|e| e, |e| given.told(e)));
     }
@@ -71,7 +76,7 @@ pub fn train(args: &Train) -> Result<()> {
             // Asked twice: the checkpoint is not waited for. Whole checkpoints are never at risk.
             std::process::exit(130);
         }
-        eprintln!("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once");
+        say!("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once");
     })
     .context("cannot watch for Ctrl-C")?;
     let mut job = TrainJob::new(&args.data, &args.out, given.options()?);
@@ -84,13 +89,13 @@ pub fn train(args: &Train) -> Result<()> {
     }
     let summary = run(&job, &mut hooks).map_err(|e| given.told(e))?;
     if summary.tokens_per_second == 0.0 && !summary.stopped {
-        eprintln!("nothing to do: {} is at its last step; give a larger --steps to go on", args.out.display());
+        say!("nothing to do: {} is at its last step; give a larger --steps to go on", args.out.display());
     } else if !args.quiet {
         let validation = summary.validation.map_or(String::new(), |v| {
             let bytes = v.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
             format!("; validation loss {:.4} nats per token{bytes}", v.nats_per_token)
         });
-        eprintln!(
+        say!(
             "{} after step {}: loss {:.4}{validation}; {} tokens seen, {:.0} tokens/s",
             if summary.stopped { "stopped" } else { "done" },
             summary.step,
@@ -99,10 +104,11 @@ pub fn train(args: &Train) -> Result<()> {
             summary.tokens_per_second
         );
         if summary.skipped > 0 {
-            eprintln!("{} steps were skipped: their loss or gradient was no number, or far too large", summary.skipped);
+            let steps = super::plural(summary.skipped as usize, "step was", "steps were");
+            say!("{steps} skipped: their loss or gradient was no number, or far too large");
         }
         let again = if summary.stopped { "go on with the same command and --resume, or try it: " } else { "try it: " };
-        eprintln!("saved {}; {again}parloop run {} -p 'Once'", summary.checkpoint.display(), args.out.display());
+        say!("saved {}; {again}parloop run {} -p 'Once'", summary.checkpoint.display(), args.out.display());
     }
     if summary.stopped { Err(super::Interrupted.into()) } else { Ok(()) }
 }

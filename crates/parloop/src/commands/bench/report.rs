@@ -1,6 +1,8 @@
 //! What was measured, for people and for programs.
 
 use super::rounds::Side;
+use crate::commands::plural;
+use crate::terminal::wrap::flowing;
 use anyhow::Result;
 use clap::ValueEnum;
 use parloop_engine::{Engine, Passes};
@@ -67,6 +69,11 @@ pub struct Report {
     read_gb_s: f64,
     #[serde(skip)]
     reads: Vec<f64>,
+    /// Lower and upper quartile of the bandwidth, where they are far apart.
+    #[serde(skip)]
+    varied: Option<[f64; 2]>,
+    /// What is to be known before the figures are believed.
+    notes: Vec<String>,
     #[serde(rename = "results")]
     pub rows: Vec<Row>,
 }
@@ -79,6 +86,21 @@ pub struct About<'a> {
     pub peak: f64,
     /// Bytes a second, one a round.
     pub reads: &'a [f64],
+}
+
+/// Columns of a table.
+const WIDTH: usize = 100;
+/// How far the upper quartile of the bandwidth may be above the lower one on a machine that does nothing else.
+const BUSY: f64 = 1.15;
+
+/// Whether a share is more than there is, and not by rounding.
+fn is_over(share: f64) -> bool {
+    share >= 1.005
+}
+
+/// A share of what a machine can do, in percent; more than all of it is said to be so, and by how much is noise.
+pub fn share(share: f64) -> String {
+    if is_over(share) { ">100".into() } else { format!("{:.0}", 100.0 * share) }
 }
 
 fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
@@ -168,6 +190,49 @@ impl Report {
     pub fn read(&mut self, reads: &[f64]) {
         self.reads.extend(reads.iter().map(|r| r / 1e9));
         self.read_gb_s = median(self.reads.iter().copied());
+        // Of one weight type: the bytes that are read for the bandwidth are the type's.
+        let sorted = sorted(reads.iter().map(|r| r / 1e9));
+        let quartile = |part: usize| sorted.get(sorted.len() * part / 4).copied().unwrap_or(f64::NAN);
+        if quartile(3) > BUSY * quartile(1) {
+            self.varied = Some([quartile(1), quartile(3)]);
+        }
+    }
+
+    /// Takes the rows of a weight type, and notes what cannot be as it was measured.
+    pub fn take(&mut self, rows: Vec<Row>) {
+        self.rows.extend(rows);
+        let over = |of: fn(&Row) -> Option<f64>| self.rows.iter().filter(move |r| of(r).is_some_and(is_over));
+        let (cached, other): (Vec<&Row>, Vec<&Row>) =
+            over(|r| r.bandwidth_share).partition(|r| r.bytes < super::rounds::CACHED);
+        let mut notes = Vec::new();
+        if let Some([low, high]) = self.varied {
+            notes.push(format!(
+                "The read bandwidth was {low:.1} GB/s in some rounds and {high:.1} in others: something else used the \
+                 machine, so all figures are unsure. Measure again when it is quiet."
+            ));
+        }
+        if !cached.is_empty() {
+            notes.push(
+                "More than 100% read: these weights fit in a cache, which is faster than the memory whose bandwidth is \
+                 measured."
+                    .into(),
+            );
+        }
+        if !other.is_empty() {
+            notes.push(
+                "More than 100% read cannot be: something else slowed the measurement of the bandwidth, so that figure is \
+                 unsure. Measure again when the machine is quiet."
+                    .into(),
+            );
+        }
+        if over(|r| Some(r.peak_share)).next().is_some() {
+            notes.push(
+                "More than 100% of the peak cannot be: something else slowed the measurement of the peak, so that figure \
+                 is unsure. Measure again when the machine is quiet."
+                    .into(),
+            );
+        }
+        self.notes = notes;
     }
 
     /// One loop and the two ways of two, if they are what was measured.
@@ -178,6 +243,7 @@ impl Report {
             ratios: [1.0, plt.ratio_to_one_loop?, turn.ratio_to_one_loop?],
             read_gb_s: self.read_gb_s,
             share: one.bandwidth_share?,
+            notes: self.notes.clone(),
         })
     }
 
@@ -186,7 +252,7 @@ impl Report {
         let text = self.text(format);
         let mut out = std::io::stdout().lock();
         if json {
-            eprint!("{text}");
+            say!("{}", text.trim_end());
             return Ok(writeln!(out, "{}", serde_json::to_string(self)?)?);
         }
         Ok(out.write_all(text.as_bytes())?)
@@ -207,9 +273,13 @@ impl Report {
             let m = &self.machine;
             lines.push(String::new());
             lines.push(format!(
-                "read bandwidth {:.1} GB/s; {} threads, {}, {}",
-                self.read_gb_s, m.threads, m.isa, m.cpu
+                "read bandwidth {:.1} GB/s; {}, {}, {}",
+                self.read_gb_s,
+                plural(m.threads, "thread", "threads"),
+                m.isa,
+                m.cpu
             ));
+            lines.extend(self.notes.iter().flat_map(|note| flowing(note, WIDTH, 0)));
         }
         lines.join("\n") + "\n"
     }
@@ -247,6 +317,7 @@ impl Report {
         let mut table = vec![HEAD.map(str::to_owned).to_vec()];
         let number = |v: Option<f64>, digits: usize| v.map_or("-".into(), |v| format!("{v:.digits$}"));
         let percent = |v: Option<f64>| v.map_or("-".into(), |v| format!("{:.0}%", 100.0 * v));
+        let share = |v: Option<f64>| v.map_or("-".into(), |v| format!("{}%", share(v)));
         for r in &self.rows {
             table.push(vec![
                 r.model.clone(),
@@ -259,9 +330,9 @@ impl Report {
                 format!("{:.2}", r.tokens_per_second),
                 percent(Some(r.tokens_per_second_sd / r.tokens_per_second)),
                 number(r.gb_s, 1),
-                percent(r.bandwidth_share),
+                share(r.bandwidth_share),
                 format!("{:.0}", r.gflop_s),
-                percent(Some(r.peak_share)),
+                share(Some(r.peak_share)),
                 number(r.ratio_to_one_loop, 3),
                 r.ratio_to_one_loop_quartiles.map_or("-".into(), |[a, b]| format!("{a:.3}-{b:.3}")),
                 number(r.predicted_ratio_to_one_loop, 3),
@@ -299,7 +370,40 @@ mod tests {
 
     #[test]
     fn a_table_fits_in_100_columns() {
-        let row = |weights: &'static str, decode: bool| Row {
+        for decode in [true, false] {
+            let report = Report { rows: vec![row("bf16", decode), row("q4_1", decode)], ..Report::default() };
+            let text = report.text(Format::Table);
+            let longest = text.lines().map(str::len).max().unwrap();
+            assert!(longest <= 100, "{longest}:\n{text}");
+            assert_eq!(text.lines().filter(|l| l.contains("MB a pass")).count(), 2);
+        }
+    }
+
+    #[test]
+    fn more_than_there_is_is_never_shown_without_a_word() {
+        let quiet = [10e9; 8];
+        let text = |row: Row, reads: &[f64]| {
+            let mut report = Report::default();
+            report.read(reads);
+            report.take(vec![row]);
+            report.text(Format::Table)
+        };
+        assert_eq!((share(1.004), share(1.2)), ("100".into(), ">100".into()));
+        let plain = text(row("bf16", true), &quiet);
+        assert!(plain.contains(" 100%") && !plain.contains(">100%") && !plain.contains("unsure"), "{plain}");
+        let over = text(Row { bandwidth_share: Some(1.23), ..row("bf16", true) }, &quiet);
+        assert!(over.contains(">100%") && !over.contains("123%") && over.contains("100% read cannot be"), "{over}");
+        let cached = text(Row { bandwidth_share: Some(1.23), bytes: 1000, ..row("bf16", true) }, &quiet);
+        assert!(cached.contains("fit in a cache") && !cached.contains("cannot be"), "{cached}");
+        let peak = text(Row { peak_share: 1.1, ..row("bf16", true) }, &quiet);
+        assert!(peak.contains("of the peak cannot be") && !peak.contains("110%"), "{peak}");
+        let busy = text(row("bf16", true), &[10e9, 6e9, 10e9, 6e9, 10e9, 6e9, 10e9, 6e9]);
+        assert!(busy.contains("6.0 GB/s in some rounds and 10.0 in others"), "{busy}");
+        assert!(busy.lines().all(|line| line.chars().count() <= 100), "{busy}");
+    }
+
+    fn row(weights: &'static str, decode: bool) -> Row {
+        Row {
             model: "loopcoder-v2-quarter".into(),
             test: if decode { "tg128 @ d131000".into() } else { "pp131000".into() },
             weights,
@@ -321,13 +425,6 @@ mod tests {
             predicted_ratio_to_one_loop: (!decode).then_some(12.345),
             ratio_to_one_loop_quartiles: Some([1.0, 2.0]),
             ratio_to_sequential: decode.then_some(12.34),
-        };
-        for decode in [true, false] {
-            let report = Report { rows: vec![row("bf16", decode), row("q4_1", decode)], ..Report::default() };
-            let text = report.text(Format::Table);
-            let longest = text.lines().map(str::len).max().unwrap();
-            assert!(longest <= 100, "{longest}:\n{text}");
-            assert_eq!(text.lines().filter(|l| l.contains("MB a pass")).count(), 2);
         }
     }
 }

@@ -43,7 +43,7 @@ impl Work {
 
 /// Weights below this many bytes may stay in a cache from step to step. What ran before a measurement has thrown them
 /// out, so a step that is not counted brings them back.
-const CACHED: usize = 256 << 20;
+pub const CACHED: usize = 256 << 20;
 
 /// Tokens by which the depth may grow over the rounds: keys are read in tiles of as many, so that fewer make no
 /// difference.
@@ -110,22 +110,23 @@ impl Side {
     }
 }
 
-/// Measures every side once a round, and the read bandwidth (bytes a second) beside them.
+/// Measures every side once a round, and the read bandwidth (bytes a second) before and after them. What else a machine
+/// does can only make a reading slower, so the better of the two is the round's.
 pub fn run(engine: &mut Engine, sides: &mut [Side], bytes: usize, rounds: usize) -> Result<Vec<f64>> {
     let read = ReadTest::new(bytes.clamp(64 << 20, READ_BYTES))?;
     let mut reads = Vec::new();
     // The first round warms up and does not count.
     for round in 0..=rounds {
-        let gb = read.run(engine.projector());
+        if round > 0 {
+            reads.push(read.run(engine.projector()));
+        }
         for side in sides.iter_mut() {
             let seconds = side.measure(engine)?;
             if round > 0 {
                 side.times.push(seconds);
             }
         }
-        if round > 0 {
-            reads.push(gb);
-        }
     }
-    Ok(reads)
+    reads.push(read.run(engine.projector()));
+    Ok(reads.windows(2).map(|pair| pair[0].max(pair[1])).collect())
 }

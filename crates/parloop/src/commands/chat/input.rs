@@ -1,14 +1,16 @@
 //! Where messages come from: an editor on a terminal, lines elsewhere; a message may have several.
 
 use super::command::WORDS;
+use crate::terminal::{Colour, Terminal};
 use anyhow::{Context, Result, bail};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
+use std::borrow::Cow;
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 
@@ -38,7 +40,7 @@ impl Input {
             return Ok(Self::Pipe);
         }
         let mut editor = Editor::new().context("cannot edit lines on this terminal")?;
-        editor.set_helper(Some(Lines));
+        editor.set_helper(Some(Lines { terminal: Terminal::of_output(false) }));
         let history = std::env::var_os("PARLOOP_HISTORY").filter(|name| !name.is_empty()).map(PathBuf::from);
         if let Some(path) = history.as_ref().filter(|path| path.exists()) {
             editor.load_history(path).with_context(|| format!("cannot read PARLOOP_HISTORY {}", path.display()))?;
@@ -116,8 +118,14 @@ fn read_message(input: &mut impl BufRead) -> Result<Option<String>> {
     }
 }
 
-/// Lets a message that is not whole go on in the next line, and completes commands.
-pub struct Lines;
+/// Lets a message that is not whole go on in the next line, completes commands, and shows what is typed in a colour, so
+/// that it stands out from the answers.
+pub struct Lines {
+    terminal: Terminal,
+}
+
+/// What is typed.
+const TYPED: Colour = Colour::Blue;
 
 impl Validator for Lines {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
@@ -138,7 +146,19 @@ impl Hinter for Lines {
     type Hint = String;
 }
 
-impl Highlighter for Lines {}
+impl Highlighter for Lines {
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        self.terminal.paint(TYPED, line).into()
+    }
+
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
+        self.terminal.paint(TYPED, prompt).into()
+    }
+
+    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
+        kind != CmdKind::MoveCursor
+    }
+}
 
 impl Helper for Lines {}
 

@@ -1,10 +1,12 @@
 //! A conversation with a server that speaks OpenAI's interface.
 
+use super::super::plural;
 use super::command::{Command, HELP};
-use super::{Chat, kept};
+use super::{Chat, Outcome, kept};
 use crate::args::numbers::{above_zero, at_least, penalty, seed, share, temperature, tokens};
 use crate::client::Server;
 use crate::interrupt;
+use crate::terminal::{aside, tell};
 use anyhow::Result;
 use parloop_model::Message;
 use serde_json::{Map, Value, json};
@@ -96,14 +98,14 @@ impl Remote {
     }
 
     /// Does what a line asks for.
-    pub fn act(&mut self, command: Command) -> Result<()> {
+    pub fn act(&mut self, command: Command) -> Result<Outcome> {
         // What goes wrong with a file, a value or the server is said, and the conversation goes on.
         let said = match command {
             Command::Nothing | Command::Bye => Ok(None),
             Command::Say(message) => return self.say(&message),
             Command::Retry => return self.retry(),
             Command::Help => Ok(Some(HELP.to_owned())),
-            Command::Wrong(what) => Ok(Some(what)),
+            Command::Wrong(what) => return Ok(Outcome::failed(&what)),
             Command::Reset => {
                 self.reset();
                 Ok(Some("the conversation is forgotten".into()))
@@ -120,39 +122,34 @@ impl Remote {
             Command::Set(None) => Ok(Some(self.settings())),
             Command::Set(Some((name, value))) => self.set(&name, &value).map(|()| Some(self.settings())),
         };
-        match said {
-            Ok(said) => said.iter().for_each(|said| eprintln!("{said}")),
-            Err(error) => eprintln!("error: {error:#}"),
-        }
-        Ok(())
+        Ok(Outcome::told(said))
     }
 
     fn reset(&mut self) {
         self.messages = self.system.iter().map(|text| Message::new("system", text)).collect();
     }
 
-    fn say(&mut self, message: &str) -> Result<()> {
+    fn say(&mut self, message: &str) -> Result<Outcome> {
         self.messages.push(Message::new("user", message));
         if let Err(error) = self.answer()? {
             self.messages.pop();
-            eprintln!("error: {error:#}; the message is left out, /reset begins anew");
+            return Ok(Outcome::failed(&format!("{error:#}; the message is left out, /reset begins anew")));
         }
-        Ok(())
+        Ok(Outcome::Done)
     }
 
-    fn retry(&mut self) -> Result<()> {
+    fn retry(&mut self) -> Result<Outcome> {
         let Some(answered) = self.messages.pop_if(|last| last.role == "assistant") else {
-            eprintln!("there is no answer to be written anew");
-            return Ok(());
+            return Ok(Outcome::failed("there is no answer to be written anew"));
         };
         // The same seed would write the same.
         let seed = self.fields["seed"].as_u64().unwrap_or(0).wrapping_add(1);
         self.fields.insert("seed".into(), json!(seed));
         if let Err(error) = self.answer()? {
             self.messages.push(answered);
-            eprintln!("error: {error:#}");
+            return Ok(Outcome::failed(&format!("{error:#}")));
         }
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     /// Streams an answer to the messages. The outer error is that nothing can be printed, the inner one the server's.
@@ -170,8 +167,8 @@ impl Remote {
             }
         };
         if dropped > 0 {
-            let turns = if dropped == 1 { "turn is" } else { "turns are" };
-            eprintln!("[the server's context is full: the oldest {dropped} {turns} left out]");
+            let turns = plural(dropped, "turn is", "turns are");
+            tell(&format!("[the server's context is full: the oldest {turns} left out]"));
         }
         let mut out = std::io::stdout().lock();
         if self.json {
@@ -189,7 +186,7 @@ impl Remote {
         }
         let figures = figures(&answer);
         if !self.quiet {
-            eprintln!("[{figures}]");
+            aside(&format!("[{figures}]"));
         }
         self.last = Some(figures);
         self.messages.push(Message::new("assistant", &answer.text));
@@ -249,7 +246,7 @@ impl Remote {
 
     /// Keeps the messages here, and what was computed for them where the server is.
     fn save(&self, path: &Path) -> Result<String> {
-        let mut said = format!("kept {} messages in {}", self.messages.len(), path.display());
+        let mut said = format!("kept {} in {}", plural(self.messages.len(), "message", "messages"), path.display());
         let name = format!("chat-{:016x}.state", hash(&serde_json::to_string(&self.messages)?));
         let state = self
             .slot
@@ -271,7 +268,7 @@ impl Remote {
     fn load(&mut self, path: &Path) -> Result<String> {
         let (messages, whole) = kept::load(path)?;
         self.system = kept::system(&messages);
-        let mut said = format!("{} messages of {}", messages.len(), path.display());
+        let mut said = format!("{} of {}", plural(messages.len(), "message", "messages"), path.display());
         self.messages = messages;
         if let (Some(slot), Some(name)) = (self.slot, whole["state"]["filename"].as_str()) {
             match self.server.post(&format!("/slots/{slot}?action=restore"), &json!({ "filename": name })) {
@@ -324,7 +321,8 @@ fn figures(answer: &Answer) -> String {
     let written = count("completion_tokens").unwrap_or(answer.pieces);
     let after = (answer.whole - answer.first).as_secs_f64();
     let speed = if written > 1 && after > 0.0 { format!("{:.1}", (written - 1) as f64 / after) } else { "-".into() };
-    let mut text = format!("{written} tokens at {speed} tokens/s; the first after {:.2} s", answer.first.as_secs_f64());
+    let all = plural(written as usize, "token", "tokens");
+    let mut text = format!("{all} at {speed} tokens/s; the first after {:.2} s", answer.first.as_secs_f64());
     if let Some(prompt) = count("prompt_tokens") {
         let cached = answer.usage.as_ref().and_then(|u| u["prompt_tokens_details"]["cached_tokens"].as_u64());
         text += &format!("; prompt of {prompt}, {} of them kept", cached.unwrap_or(0));

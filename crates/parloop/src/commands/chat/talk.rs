@@ -1,11 +1,13 @@
 //! A conversation and the state of the model after it.
 
-use super::super::bytes;
 use super::super::write::{End, Written, write};
+use super::super::{bytes, plural};
+use super::Outcome;
 use super::command::{Command, HELP};
 use super::kept;
 use crate::args::machine::Budget;
 use crate::args::numbers::{above_zero, at_least, penalty, seed, share, temperature, tokens};
+use crate::terminal::{aside, tell};
 use anyhow::{Result, ensure};
 use parloop_engine::{Engine, Generation, Sequence};
 use parloop_kernels::memory;
@@ -103,14 +105,14 @@ impl<'a> Talk<'a> {
     }
 
     /// Does what a line asks for.
-    pub fn act(&mut self, command: Command) -> Result<()> {
+    pub fn act(&mut self, command: Command) -> Result<Outcome> {
         // What goes wrong with a file or a value is said, and the conversation goes on.
         let said = match command {
             Command::Nothing | Command::Bye => Ok(None),
             Command::Say(message) => return self.say(&message),
             Command::Retry => return self.retry(),
             Command::Help => Ok(Some(HELP.to_owned())),
-            Command::Wrong(what) => Ok(Some(what)),
+            Command::Wrong(what) => return Ok(Outcome::failed(&what)),
             Command::Reset => {
                 self.reset();
                 Ok(Some("the conversation is forgotten".into()))
@@ -127,11 +129,7 @@ impl<'a> Talk<'a> {
             Command::Set(None) => Ok(Some(self.settings())),
             Command::Set(Some((name, value))) => self.set(&name, &value).map(|()| Some(self.settings())),
         };
-        match said {
-            Ok(said) => said.iter().for_each(|said| eprintln!("{said}")),
-            Err(error) => eprintln!("error: {error:#}"),
-        }
-        Ok(())
+        Ok(Outcome::told(said))
     }
 
     fn reset(&mut self) {
@@ -145,24 +143,22 @@ impl<'a> Talk<'a> {
     }
 
     /// Takes a message and streams the answer. A message that cannot be answered is said to be so and left out.
-    fn say(&mut self, message: &str) -> Result<()> {
+    fn say(&mut self, message: &str) -> Result<Outcome> {
         self.conversation.messages.push(Message::new("user", message));
         match self.prepare() {
             Ok((text, ids)) => self.answer(text, ids),
             Err(error) => {
                 self.conversation.messages.pop();
-                eprintln!("error: {error:#}; the message is left out, /reset begins anew");
-                Ok(())
+                Ok(Outcome::failed(&format!("{error:#}; the message is left out, /reset begins anew")))
             }
         }
     }
 
     /// Writes another answer to the last message.
-    fn retry(&mut self) -> Result<()> {
+    fn retry(&mut self) -> Result<Outcome> {
         let answered = self.conversation.messages.pop_if(|last| last.role == "assistant");
         if answered.is_none() {
-            eprintln!("there is no answer to be written anew");
-            return Ok(());
+            return Ok(Outcome::failed("there is no answer to be written anew"));
         }
         // The same seed would write the same.
         self.options.sampling.seed = self.options.sampling.seed.wrapping_add(1);
@@ -171,8 +167,7 @@ impl<'a> Talk<'a> {
             Ok((text, ids)) => self.answer(text, ids),
             Err(error) => {
                 self.conversation.messages.extend(answered);
-                eprintln!("error: {error:#}");
-                Ok(())
+                Ok(Outcome::failed(&format!("{error:#}")))
             }
         }
     }
@@ -201,8 +196,8 @@ impl<'a> Talk<'a> {
             dropped += 1;
         };
         if dropped > 0 {
-            let turns = if dropped == 1 { "turn is" } else { "turns are" };
-            eprintln!("[the context of {} tokens is full: the oldest {dropped} {turns} left out]", self.most);
+            let turns = plural(dropped, "turn is", "turns are");
+            tell(&format!("[the context of {} tokens is full: the oldest {turns} left out]", self.most));
         }
         self.engine.model().config().check_tokens(&prepared.1)?;
         Ok(prepared)
@@ -217,7 +212,7 @@ impl<'a> Talk<'a> {
         dropped
     }
 
-    fn answer(&mut self, text: String, mut ids: Vec<u32>) -> Result<()> {
+    fn answer(&mut self, text: String, mut ids: Vec<u32>) -> Result<Outcome> {
         // What the state has in common with the text stays; at least one token must be left to go on from.
         let known = self.sequence.tokens().iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
         self.sequence.truncate(known);
@@ -257,14 +252,14 @@ impl<'a> Talk<'a> {
         }
         let figures = self.figures(&written, new.len(), known, options.tokens);
         if !self.quiet {
-            eprintln!("[{figures}]");
+            aside(&format!("[{figures}]"));
         }
         self.last = Some(figures);
         ids.extend(&written.ids);
         // After a stop string the state holds more than the text.
         self.held = (written.end != End::Stop).then(|| Held { text: text + &written.text, ids });
         self.conversation.messages.push(Message::new("assistant", written.text));
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     /// The line of figures: decode's speed, and the prompt's beside it.
@@ -277,7 +272,8 @@ impl<'a> Talk<'a> {
             }
             end => end.words(),
         };
-        format!("{} tokens at {speed}; {new} new tokens after {known} at {prompt:.0} tokens/s{end}", written.ids.len())
+        let (all, new) = (plural(written.ids.len(), "token", "tokens"), plural(new, "new token", "new tokens"));
+        format!("{all} at {speed}; {new} after {known} at {prompt:.0} tokens/s{end}")
     }
 
     /// Ids of the whole conversation; of its past those that went through the model, where the template still writes
@@ -298,7 +294,7 @@ impl<'a> Talk<'a> {
     fn save(&self, path: &Path) -> Result<String> {
         let messages = &self.conversation.messages;
         kept::save(messages, serde_json::Value::Null, path)?;
-        Ok(format!("kept {} messages in {}", messages.len(), path.display()))
+        Ok(format!("kept {} in {}", plural(messages.len(), "message", "messages"), path.display()))
     }
 
     /// Goes on with messages that were saved.
@@ -308,7 +304,7 @@ impl<'a> Talk<'a> {
         let count = messages.len();
         self.conversation.messages = messages;
         self.forget_state();
-        Ok(format!("{count} messages of {}", path.display()))
+        Ok(format!("{} of {}", plural(count, "message", "messages"), path.display()))
     }
 
     fn stats(&self) -> String {

@@ -1,8 +1,9 @@
 //! Which pass over the weights computed which loop of which token.
 
 use super::lanes::Recording;
-use super::wrap::{lines, padded};
+use crate::commands::plural;
 use crate::terminal::Terminal;
+use crate::terminal::wrap::{flowing, lines, padded};
 use anyhow::Result;
 use console::measure_text_width;
 use parloop_model::Tokenizer;
@@ -20,9 +21,10 @@ pub fn draw(recording: &Recording, tokenizer: &Tokenizer, terminal: &Terminal, o
     }
     let (loops, n) = (recording.loops, names.len());
     let [_, plt, turn] = &recording.lanes;
+    let (passes, tokens) = (|n| plural(n, "pass", "passes"), plural(n, "token", "tokens"));
     let mut text = vec![
         terminal.bold("Which pass over the weights computed what"),
-        terminal.paint(plt.colour, &format!("in one pass: {n} passes for {n} tokens")),
+        terminal.paint(plt.colour, &format!("in one pass: {} for {tokens}", passes(n))),
     ];
     text.push(row("token", &names, |t| names[t].clone()));
     for r in 0..loops {
@@ -31,14 +33,15 @@ pub fn draw(recording: &Recording, tokenizer: &Tokenizer, terminal: &Terminal, o
         }
         text.push(row(&format!("loop {}", r + 1), &names, |t| (t + 1).to_string()));
     }
-    text.push(terminal.paint(turn.colour, &format!("in turn: {} passes for {n} tokens", n * loops)));
+    text.push(terminal.paint(turn.colour, &format!("in turn: {} for {tokens}", passes(n * loops))));
     for r in 0..loops {
         if r > 0 {
             text.push(row("", &names, |_| "|".into()));
         }
         text.push(row(&format!("loop {}", r + 1), &names, |t| (t * loops + r + 1).to_string()));
     }
-    text.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    // Rows of the grid fit; what else there is flows.
+    text.iter().flat_map(|line| flowing(line, terminal.width, 0)).try_for_each(|line| writeln!(out, "{line}"))?;
     let why = "A loop that reads what the loop before it made of the token BEFORE (\\) finds it ready and runs in the same \
                pass; one that reads the same token (|) has to wait.";
     lines(why, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;

@@ -1,8 +1,9 @@
 //! What the three lanes wrote, side by side at a common pace, or one below the other where nothing can be redrawn.
 
 use super::lanes::{Lane, Recording};
-use super::wrap::{lines, padded, printable};
+use crate::commands::plural;
 use crate::terminal::Terminal;
+use crate::terminal::wrap::{lines, padded, printable};
 use anyhow::Result;
 use parloop_model::Tokenizer;
 use std::io::Write;
@@ -17,6 +18,8 @@ const HEIGHT: usize = 14;
 const GAP: usize = 2;
 /// Columns below which lanes do not stand side by side.
 const NARROW: usize = 45;
+/// Lines of a terminal below which they do not either.
+const LOW: usize = 9;
 
 /// A lane's text after each of its tokens.
 struct Story<'a> {
@@ -52,36 +55,54 @@ pub fn show(
     out: &mut impl Write,
 ) -> Result<()> {
     let stories = recording.lanes.iter().map(|lane| Story::new(lane, tokenizer, prompt)).collect::<Result<Vec<_>>>()?;
-    if !terminal.live || terminal.width < NARROW {
+    if !side_by_side(terminal) {
         return plain(&stories, terminal, out);
     }
     let slowest = stories.iter().map(|s| s.lane.median()).fold(0.0, f64::max) * recording.steps as f64;
     let slower = (SECONDS / slowest).max(1.0);
     let said = format!("All three by one clock, {slower:.0} times slower than they were just computed:");
-    lines(&said, terminal.width).iter().try_for_each(|line| writeln!(out, "{line}"))?;
-    writeln!(out)?;
-    let width = (terminal.width + GAP) / stories.len() - GAP;
-    let height = HEIGHT.min(terminal.height.saturating_sub(6)).max(3);
+    let head = |terminal: &Terminal, out: &mut dyn Write| {
+        lines(&said, terminal.width).iter().chain([&String::new()]).try_for_each(|line| writeln!(out, "{line}"))
+    };
+    head(terminal, out)?;
     let start = Instant::now();
-    let mut drawn = false;
+    let (mut now, mut drawn) = (Terminal::of_output(false), 0);
     loop {
         let seconds = start.elapsed().as_secs_f64() / slower;
+        let size = (now.width, now.height);
+        now = Terminal::of_output(false);
+        if (now.width, now.height) != size {
+            // Lines that were drawn for another width lie about; the screen begins anew.
+            write!(out, "\x1b[H\x1b[J")?;
+            if !side_by_side(&now) {
+                return plain(&stories, &now, out);
+            }
+            head(&now, out)?;
+            drawn = 0;
+        }
+        let width = (now.width + GAP) / stories.len() - GAP;
+        let height = HEIGHT.min(now.height.saturating_sub(6)).max(3);
         let frame = frame(&stories, seconds, width, height, terminal);
-        if drawn {
+        if drawn > 0 {
             // Back to the first line of the frame.
-            write!(out, "\x1b[{}A", frame.len())?;
+            write!(out, "\x1b[{drawn}A")?;
         }
         for line in &frame {
             writeln!(out, "\r\x1b[2K{line}")?;
         }
         out.flush()?;
-        drawn = true;
+        drawn = frame.len();
         if stories.iter().all(|s| s.tokens(seconds) == s.lane.ids.len()) {
             break;
         }
         std::thread::sleep(FRAME);
     }
     Ok(writeln!(out)?)
+}
+
+/// Whether there is room for lanes beside each other that are drawn again and again.
+fn side_by_side(terminal: &Terminal) -> bool {
+    terminal.live && terminal.width >= NARROW && terminal.height >= LOW
 }
 
 /// The lines that are seen after so many seconds; always as many.
@@ -97,7 +118,7 @@ fn frame(stories: &[Story<'_>], seconds: f64, width: usize, height: usize, termi
             let mut column = vec![terminal.paint(story.lane.colour, &padded(&name, width))];
             column.extend(text.iter().map(|line| padded(line, width)));
             let done = if tokens == story.lane.ids.len() { "done" } else { "" };
-            let count: String = format!("{tokens} tokens {done}").chars().take(width).collect();
+            let count: String = format!("{} {done}", plural(tokens, "token", "tokens")).chars().take(width).collect();
             column.push(terminal.paint(story.lane.colour, &padded(&count, width)));
             column
         })

@@ -15,22 +15,32 @@ use ureq::http::StatusCode;
 pub const PART: &str = ".part";
 const CHUNK: usize = 256 << 10;
 
-/// Whether the file is there already with the announced size and hash.
-pub fn is_whole(target: &Target<'_>) -> Result<bool> {
+/// What is there of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// The announced size and hash.
+    Whole,
+    /// Something else under its name.
+    Other,
+}
+
+/// What is there of a file, without what an interrupted run left.
+pub fn found(target: &Target<'_>) -> Result<Found> {
     let (path, entry) = (&target.path, target.entry);
     let cannot = || format!("cannot read {}", path.display());
     match fs::metadata(path) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Found::Nothing),
         Err(e) => return Err(e).with_context(cannot),
         Ok(found) if found.is_dir() => {
             return Err(anyhow!("{} is a folder, expected a file: give another --out", path.display()));
         }
-        Ok(found) if found.len() != entry.size => return Ok(false),
+        Ok(found) if found.len() != entry.size => return Ok(Found::Other),
         Ok(_) => {}
     }
     let mut content = Content::new(entry);
     File::open(path).and_then(|mut file| content.read(&mut file)).with_context(cannot)?;
-    Ok(content.is_right(entry))
+    Ok(if content.is_right(entry) { Found::Whole } else { Found::Other })
 }
 
 /// Bytes of the file that an earlier run left.

@@ -15,6 +15,9 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// The time a connection may take, or be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// The hub that is meant where nobody names another.
+const USUAL: &str = "https://huggingface.co";
+
 /// A hub, as the environment names it.
 pub struct Hub {
     agent: Agent,
@@ -46,16 +49,14 @@ impl Origin {
 }
 
 impl Hub {
-    /// The hub of `HF_ENDPOINT`, with the token of `HF_TOKEN` if there is one.
+    /// The hub of `HF_ENDPOINT`, or else the usual one, with the token of `HF_TOKEN` if there is one.
     pub fn from_environment() -> Result<Self> {
         let variable = |name| match std::env::var(name) {
             Ok(text) => Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty())),
             Err(std::env::VarError::NotPresent) => Ok(None),
             Err(std::env::VarError::NotUnicode(_)) => bail!("{name} is not UTF-8 text"),
         };
-        let Some(address) = variable("HF_ENDPOINT")? else {
-            bail!("HF_ENDPOINT is not set: set it to the address of the hub to fetch from, such as https://HOST");
-        };
+        let address = variable("HF_ENDPOINT")?.unwrap_or_else(|| USUAL.into());
         let endpoint = address.trim_end_matches('/').to_owned();
         let parsed = endpoint.parse::<Uri>().ok().filter(|uri| uri.query().is_none() && !endpoint.contains('#'));
         let origin = parsed.as_ref().and_then(Origin::of).with_context(|| {
@@ -107,7 +108,7 @@ impl Hub {
             if let Some(token) = self.token.as_ref().filter(|_| at_home) {
                 request = request.header(header::AUTHORIZATION, token);
             }
-            let response = request.call().map_err(broken)?;
+            let response = request.call().map_err(|error| self.broken(error))?;
             if !response.status().is_redirection() {
                 return self.accepted(response, at_home);
             }
@@ -120,6 +121,23 @@ impl Hub {
             at_home &= origin == self.origin;
         }
         Err(anyhow!("it is redirected more than {REDIRECTS} times").into())
+    }
+
+    /// What it means that there is no answer.
+    fn broken(&self, error: ureq::Error) -> Failure {
+        use std::io::ErrorKind::{InvalidData, InvalidInput};
+        let hub = format!("{}, the hub that HF_ENDPOINT can change", self.endpoint);
+        match error {
+            // A certificate that does not convince, for one.
+            ureq::Error::Io(e) if matches!(e.kind(), InvalidData | InvalidInput) => {
+                anyhow!("no safe connection to {hub}: {e}").into()
+            }
+            ureq::Error::Io(e) => Failure::passing(format!("no connection to {hub}: {e}")),
+            ureq::Error::HostNotFound => Failure::passing(format!("no host is found for {hub}")),
+            ureq::Error::Timeout(_) => Failure::passing(format!("{hub}, was silent for {} s", SILENCE.as_secs())),
+            ureq::Error::ConnectionFailed => Failure::passing(format!("no connection to {hub}")),
+            other => anyhow!("no answer that can be understood from {hub}: {other}").into(),
+        }
     }
 
     fn accepted(&self, response: Response<Body>, at_home: bool) -> Result<Response<Body>, Failure> {
@@ -152,22 +170,6 @@ impl Hub {
 fn busy(response: &Response<Body>) -> Failure {
     let after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
     Failure::Passing { cause: format!("the hub answers {}", response.status()), pause: after.map(Duration::from_secs) }
-}
-
-/// What it means that there is no answer.
-fn broken(error: ureq::Error) -> Failure {
-    use std::io::ErrorKind::{InvalidData, InvalidInput};
-    match error {
-        // A certificate that does not convince, for one.
-        ureq::Error::Io(e) if matches!(e.kind(), InvalidData | InvalidInput) => {
-            anyhow!("no safe connection to the hub: {e}").into()
-        }
-        ureq::Error::Io(e) => Failure::passing(format!("no connection to the hub: {e}")),
-        ureq::Error::HostNotFound => Failure::passing("the hub's host is not found"),
-        ureq::Error::Timeout(_) => Failure::passing(format!("the hub was silent for {} s", SILENCE.as_secs())),
-        ureq::Error::ConnectionFailed => Failure::passing("no connection to the hub"),
-        other => anyhow!("the hub's answer cannot be understood: {other}").into(),
-    }
 }
 
 /// The address that `location` means in an answer from `base`.

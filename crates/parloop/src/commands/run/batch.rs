@@ -2,8 +2,9 @@
 
 use super::super::write::End;
 use super::{Run, beginning, encode};
-use crate::commands::{Interrupted, engine, in_one_pass, print_profile, read_text, state, tokenizer};
+use crate::commands::{Interrupted, engine, in_one_pass, plural, print_profile, read_text, state, tokenizer};
 use crate::interrupt;
+use crate::terminal::tell;
 use anyhow::{Context, Result, anyhow, ensure};
 use parloop_engine::generate::{Continuation, Finish};
 use parloop_engine::{Engine, Generation, Sequence};
@@ -15,10 +16,23 @@ use std::path::Path;
 
 /// A line of the file.
 struct Prompt {
+    /// Counted from 1.
+    line: usize,
     text: String,
     /// What the line says of itself, to be given back with the answer.
     id: Option<Value>,
-    ids: Vec<u32>,
+    /// Or why it cannot be continued, as a sentence.
+    ids: Result<Vec<u32>, String>,
+}
+
+impl Prompt {
+    /// What is printed for it, with its id.
+    fn with(&self, mut answer: Value) -> Value {
+        if let (Some(id), Some(object)) = (&self.id, answer.as_object_mut()) {
+            object.insert("id".into(), id.clone());
+        }
+        answer
+    }
 }
 
 /// A prompt that is being continued.
@@ -37,7 +51,12 @@ pub fn run(args: &Run, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
     options.sampling.validate()?;
     in_one_pass(options.passes, &checkpoint.config().recipe)?;
     let mut engine = engine(checkpoint, &args.weights, &args.machine)?;
-    let longest = prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0).saturating_add(options.tokens);
+    let longest = prompts
+        .iter()
+        .filter_map(|p| Some(p.ids.as_ref().ok()?.len()))
+        .max()
+        .unwrap_or(0)
+        .saturating_add(options.tokens);
     let together = args.batch.min(prompts.len());
     let context = checkpoint.config().max_position_embeddings;
     if let Some(allowed) = args.budget.kv_budget {
@@ -54,13 +73,27 @@ pub fn run(args: &Run, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
     let mut out = std::io::stdout().lock();
     // Answers that came before an earlier prompt's.
     let mut done: Vec<Option<Value>> = prompts.iter().map(|_| None).collect();
-    let (mut begun, mut printed) = (0, 0);
+    let (mut begun, mut printed, mut failed) = (0, 0, 0);
     let mut jobs: Vec<Job<'_>> = Vec::new();
     while !interrupt::asked() && (begun < prompts.len() || !jobs.is_empty()) {
         while jobs.len() < args.batch && begun < prompts.len() {
             let prompt = &prompts[begun];
-            let stream = if args.chat { tokenizer.stream() } else { tokenizer.stream_after(&prompt.ids)? };
-            jobs.push(begin(&mut engine, begun, prompt, &options, stream, &args.writing.stop)?);
+            let job = prompt.ids.as_ref().map_err(Clone::clone).and_then(|ids| {
+                let stream = if args.chat { Ok(tokenizer.stream()) } else { tokenizer.stream_after(ids) };
+                let job = stream
+                    .map_err(Into::into)
+                    .and_then(|stream| begin(&mut engine, begun, ids, &options, stream, &args.writing.stop));
+                job.map_err(|error| format!("{error:#}"))
+            });
+            match job {
+                Ok(job) => jobs.push(job),
+                // The others are answered all the same.
+                Err(error) => {
+                    tell(&format!("error: {} line {}: {error}", path.display(), prompt.line));
+                    done[begun] = Some(prompt.with(json!({ "prompt": prompt.text, "error": error })));
+                    failed += 1;
+                }
+            }
             begun += 1;
         }
         let (ended, going): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.continuation.finish().is_some());
@@ -77,35 +110,49 @@ pub fn run(args: &Run, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
         step(&mut engine, &mut jobs, &options)?;
     }
     print_profile(&engine);
-    if interrupt::asked() { Err(Interrupted.into()) } else { Ok(()) }
+    if interrupt::asked() {
+        return Err(Interrupted.into());
+    }
+    ensure!(
+        failed == 0,
+        "{failed} of {} could not be continued, see above",
+        plural(prompts.len(), "prompt", "prompts")
+    );
+    Ok(())
 }
 
-/// The lines of the file; each is looked at before the first is worked on.
+/// The lines of the file; each is looked at before the first is worked on. One that holds no prompt is refused with the
+/// whole file.
 fn read(args: &Run, checkpoint: &Checkpoint, path: &Path) -> Result<Vec<Prompt>> {
     let text = read_text(path)?;
     let mut prompts = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
+    for (number, line) in (1usize..).zip(text.lines()) {
         if line.trim().is_empty() {
             continue;
         }
-        let prompt = parse(line).and_then(|(text, id)| {
-            let mut ids = encode(args, checkpoint, &text)?;
-            if ids.is_empty() {
-                ids.push(beginning(checkpoint, tokenizer(checkpoint)?)?);
-            }
-            checkpoint.config().check_tokens(&ids)?;
-            Ok(Prompt { text, id, ids })
-        });
-        prompts.push(prompt.with_context(|| format!("{} line {number}", path.display()))?);
+        let (text, id) = parse(line).with_context(|| format!("{} line {number}", path.display()))?;
+        let ids = ids(args, checkpoint, &text).map_err(|error| format!("{error:#}"));
+        prompts.push(Prompt { line: number, text, id, ids });
     }
     ensure!(!prompts.is_empty(), "{} holds no prompts: give a JSON string in each line", path.display());
     Ok(prompts)
 }
 
+/// The ids of a prompt, at least one, and no more than the context holds.
+fn ids(args: &Run, checkpoint: &Checkpoint, text: &str) -> Result<Vec<u32>> {
+    let mut ids = encode(args, checkpoint, text)?;
+    if ids.is_empty() {
+        ids.push(beginning(checkpoint, tokenizer(checkpoint)?)?);
+    }
+    checkpoint.config().check_tokens(&ids)?;
+    Ok(ids)
+}
+
 /// The prompt of a line, and its `id` if it has one.
 fn parse(line: &str) -> Result<(String, Option<Value>)> {
     let expected = "expected a JSON string, or an object with the text \"prompt\"";
-    let value: Value = serde_json::from_str(line).map_err(|e| anyhow!("is not JSON ({e}); {expected}"))?;
+    let value: Value = serde_json::from_str(line)
+        .map_err(|e| anyhow!("is not JSON ({}); {expected}", parloop_eval::json_error(&e)))?;
     match value {
         Value::String(text) => Ok((text, None)),
         Value::Object(mut object) => match object.remove("prompt") {
@@ -119,16 +166,16 @@ fn parse(line: &str) -> Result<(String, Option<Value>)> {
 fn begin<'a>(
     engine: &mut Engine,
     index: usize,
-    prompt: &Prompt,
+    ids: &[u32],
     options: &Generation,
     stream: TextStream<'a>,
     stops: &[String],
 ) -> Result<Job<'a>> {
     let model = engine.model().clone();
     // The same seed for each, so that a prompt gives the text that it gives alone.
-    let continuation = Continuation::new(&model, prompt.ids.iter(), options)?.text(stream).stop(stops.to_vec());
+    let continuation = Continuation::new(&model, ids.iter(), options)?.text(stream).stop(stops.to_vec());
     let mut job = Job { index, sequence: engine.sequence(), continuation, ids: Vec::new(), text: String::new() };
-    let logits = engine.prefill(&mut job.sequence, &prompt.ids, &options.prefill)?;
+    let logits = engine.prefill(&mut job.sequence, ids, &options.prefill)?;
     job.take(logits, model.config().max_position_embeddings)?;
     Ok(job)
 }
@@ -164,15 +211,11 @@ impl Job<'_> {
     fn answer(mut self, prompt: &Prompt) -> Value {
         self.text += &self.continuation.rest();
         let end = self.continuation.finish().map_or(End::Interrupted, End::from);
-        let mut answer = json!({
+        prompt.with(json!({
             "prompt": prompt.text,
             "text": self.text,
             "ids": self.ids,
             "finish": end.name(),
-        });
-        if let (Some(id), Some(object)) = (&prompt.id, answer.as_object_mut()) {
-            object.insert("id".into(), id.clone());
-        }
-        answer
+        }))
     }
 }

@@ -27,7 +27,7 @@ pub fn run(study: &Study, place: &Place, name: &str) -> Result<()> {
     let run = study.run(name)?;
     let folder = folder(place, run);
     if folder.join(RESULT).exists() {
-        eprintln!("{} is done: {}", run.name, folder.join(RESULT).display());
+        say!("{} is done: {}", run.name, folder.join(RESULT).display());
         return Ok(());
     }
     interrupt::watch()?;
@@ -201,5 +201,6 @@ pub fn machine() -> String {
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let isa = parloop_kernels::Isa::best();
-    format!("{}, {cores} cores, {isa:?}", model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()))
+    let cores = crate::commands::plural(cores, "core", "cores");
+    format!("{}, {cores}, {isa:?}", model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()))
 }

@@ -80,6 +80,8 @@ pub struct Study {
     pub name: String,
     pub about: String,
     pub runs: Vec<Run>,
+    /// What is worth a word although it is allowed.
+    pub notes: Vec<String>,
 }
 
 /// A named list of options: a size or an arm.
@@ -141,28 +143,34 @@ impl Study {
     pub fn read(path: &Path, given: Given<'_>) -> Result<Self> {
         let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
         ensure!(size <= MOST_BYTES, "it is {size} bytes long, expected at most {MOST_BYTES}");
-        let mut file: File = toml::from_str(&super::super::read_text(path)?).map_err(|e| anyhow!("{}", e.message()))?;
-        if given.quick {
-            file.tests = file.tests.min(8);
-            file.seeds.truncate(2);
-        }
+        let file: File = toml::from_str(&super::super::read_text(path)?).map_err(|e| anyhow!("{}", e.message()))?;
+        // In little a study is refused for whatever it would be refused for in full.
+        let whole = Self::of(&file, given.data, false)?;
+        if given.quick { Self::of(&file, given.data, true) } else { Ok(whole) }
+    }
+
+    fn of(file: &File, data: Option<&Path>, quick: bool) -> Result<Self> {
         ensure!(!file.seeds.is_empty(), "seeds is empty, expected at least one");
         ensure!((1..=1_000_000).contains(&file.tests), "tests is {}, expected 1 to 1000000", file.tests);
-        let arms = arms(&file)?;
+        let tests = if quick { file.tests.min(8) } else { file.tests };
+        let seeds = if quick { &file.seeds[..file.seeds.len().min(2)] } else { &file.seeds[..] };
+        let arms = arms(file)?;
         let sizes = match file.size.len() {
             0 => vec![Part { name: String::new(), options: Table::new(), times: Vec::new() }],
             _ => file.size.iter().map(|table| Part::of("size", table.clone())).collect::<Result<_>>()?,
         };
-        let learns = learns(&file, given)?;
+        let learns = learns(file, data, tests)?;
         let count =
-            [file.seeds.len(), learns.len(), sizes.len(), arms.len()].iter().fold(1usize, |a, b| a.saturating_mul(*b));
+            [seeds.len(), learns.len(), sizes.len(), arms.len()].iter().fold(1usize, |a, b| a.saturating_mul(*b));
         ensure!(count <= MOST_RUNS, "it makes {count} runs, expected at most {MOST_RUNS}");
-        let mut runs = Vec::new();
-        for seed in &file.seeds {
+        let (mut runs, mut notes) = (Vec::new(), Vec::new());
+        for seed in seeds {
             for (label, learns) in &learns {
                 for size in &sizes {
                     for arm in &arms {
-                        runs.push(run(&file.options, label, learns, size, arm, *seed, given.quick)?);
+                        let (run, note) = run(&file.options, label, learns, size, arm, *seed, quick)?;
+                        notes.extend(note.map(|note| format!("arm {}: {note}", run.arm)));
+                        runs.push(run);
                     }
                 }
             }
@@ -171,7 +179,9 @@ impl Study {
         if let Some(twice) = runs.iter().find(|run| !names.insert(run.name.clone())) {
             bail!("two runs are called {}: give arms, sizes, tasks and seeds different names", twice.name);
         }
-        Ok(Self { name: file.name, about: file.about, runs })
+        notes.sort();
+        notes.dedup();
+        Ok(Self { name: file.name.clone(), about: file.about.clone(), runs, notes })
     }
 
     /// The run of a name, or of a number.
@@ -201,9 +211,10 @@ fn arms(file: &File) -> Result<Vec<Part>> {
     Ok(arms)
 }
 
-fn learns(file: &File, given: Given<'_>) -> Result<Vec<(String, Learns)>> {
+fn learns(file: &File, data: Option<&Path>, tests: usize) -> Result<Vec<(String, Learns)>> {
     let mut all = Vec::new();
-    match (&file.text, given.data) {
+    match (&file.text, data) {
+        (Some(_), Some(path)) if !path.exists() => bail!("--data {} is not there", path.display()),
         (Some(_), Some(path)) => all.push((String::new(), Learns::Text { path: path.to_owned() })),
         (Some(text), None) => bail!("it learns a text ({text}): give it with --data PATH"),
         (None, Some(_)) => bail!("it learns no text: leave out --data"),
@@ -212,13 +223,22 @@ fn learns(file: &File, given: Given<'_>) -> Result<Vec<(String, Learns)>> {
     for task in &file.task {
         // Refuses what cannot be.
         task.problem(Split::Train, TRAIN_SEED, 0).map_err(|e| anyhow!("task {}: {e}", task.label()))?;
-        all.push((task.label(), Learns::Task { task: task.clone(), train: MOST_PROBLEMS, tests: file.tests }));
+        all.push((task.label(), Learns::Task { task: task.clone(), train: MOST_PROBLEMS, tests }));
     }
     ensure!(!all.is_empty(), "it learns nothing: give text or tables [[task]]");
     Ok(all)
 }
 
-fn run(common: &Table, label: &str, learns: &Learns, size: &Part, arm: &Part, seed: u64, quick: bool) -> Result<Run> {
+/// A run, and what is worth a word about it.
+fn run(
+    common: &Table,
+    label: &str,
+    learns: &Learns,
+    size: &Part,
+    arm: &Part,
+    seed: u64,
+    quick: bool,
+) -> Result<(Run, Option<String>)> {
     let mut settings = Settings::new();
     for (key, value) in common {
         settings.set(key, value.clone()).map_err(|e| anyhow!("options: {e}"))?;
@@ -256,6 +276,7 @@ fn run(common: &Table, label: &str, learns: &Learns, size: &Part, arm: &Part, se
     options
         .check()
         .and_then(|()| options.model_config(256, None).map(|_| ()))
+        .and_then(|()| options.check_memory())
         .map_err(|e| anyhow!("run {name}: {e}"))?;
     if let Some(local) = options.recipe.resolve()?.local {
         ensure!(
@@ -266,7 +287,7 @@ fn run(common: &Table, label: &str, learns: &Learns, size: &Part, arm: &Part, se
             options.context
         );
     }
-    Ok(Run {
+    let run = Run {
         name,
         task: if label.is_empty() { "text".into() } else { label.to_owned() },
         size: size.name.clone(),
@@ -274,7 +295,8 @@ fn run(common: &Table, label: &str, learns: &Learns, size: &Part, arm: &Part, se
         seed,
         learns,
         options,
-    })
+    };
+    Ok((run, settings.left_out()))
 }
 
 /// The same run in little.

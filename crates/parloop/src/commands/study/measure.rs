@@ -4,7 +4,8 @@ use super::Place;
 use super::file::{Run, Study};
 use crate::args::machine::Machine;
 use crate::commands::bench::rounds::{self, Side, Work};
-use anyhow::{Context, Result};
+use crate::commands::{output, plural};
+use anyhow::Result;
 use parloop_engine::{Engine, Model, Passes, Prefill, Sequence};
 use parloop_eval::results::costs::{COSTS, Costs};
 use parloop_kernels::{KvType, Projector, WeightType};
@@ -13,7 +14,16 @@ use std::sync::Arc;
 /// Tokens decoded in a measurement: models this small take microseconds a token.
 const STEPS: usize = 16;
 
-pub fn measure(study: &Study, place: &Place, rounds: usize, kind: WeightType, machine: &Machine) -> Result<()> {
+pub fn measure(
+    study: &Study,
+    place: &Place,
+    replace: output::Replace,
+    rounds: usize,
+    kind: WeightType,
+    machine: &Machine,
+) -> Result<()> {
+    let path = place.out.join(COSTS);
+    replace.file(&path, &[])?;
     let chosen = machine.chosen()?;
     let mut lines = String::new();
     let mut groups: Vec<Vec<&Run>> = Vec::new();
@@ -26,15 +36,14 @@ pub fn measure(study: &Study, place: &Place, rounds: usize, kind: WeightType, ma
         }
     }
     for group in groups {
-        eprintln!("{} {}: {} arms, {rounds} rounds", group[0].task, group[0].size, group.len());
+        let (arms, times) = (plural(group.len(), "arm", "arms"), plural(rounds, "round", "rounds"));
+        say!("{} {}: {arms}, {times}", group[0].task, group[0].size);
         for costs in one(study, &group, rounds, kind, chosen)? {
             lines += &(serde_json::to_string(&costs)? + "\n");
         }
     }
-    std::fs::create_dir_all(&place.out).with_context(|| format!("cannot create {}", place.out.display()))?;
-    let path = place.out.join(COSTS);
-    std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!("wrote {}", path.display());
+    output::write(&path, lines.as_bytes())?;
+    say!("wrote {}", path.display());
     Ok(())
 }
 
@@ -84,7 +93,12 @@ fn one(
             state_bytes: Sequence::bytes_at(&configs[i], KvType::default(), depth) as u64,
             rounds,
             version: crate::args::VERSION.to_owned(),
-            machine: format!("{}, {} threads, {} weights", super::arm::machine(), engine.threads(), kind.name()),
+            machine: format!(
+                "{}, {}, {} weights",
+                super::arm::machine(),
+                plural(engine.threads(), "thread", "threads"),
+                kind.name()
+            ),
         });
     }
     Ok(all)

@@ -18,8 +18,7 @@ pub enum System {
 }
 
 pub fn plan(study: &Study, place: &Place, system: System) -> Result<()> {
-    print!("{}", text(study, place, system)?);
-    Ok(())
+    Ok(std::io::Write::write_all(&mut std::io::stdout().lock(), text(study, place, system)?.as_bytes())?)
 }
 
 fn text(study: &Study, place: &Place, system: System) -> Result<String> {

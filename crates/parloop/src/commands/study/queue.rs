@@ -3,7 +3,9 @@
 use super::Place;
 use super::arm::{RESULT, folder};
 use super::file::{Run, Study};
+use crate::commands::plural;
 use crate::interrupt;
+use crate::terminal::tell;
 use anyhow::{Context, Result, bail};
 use parloop_eval::results::{self, Ending, RESULTS, Row};
 use std::collections::HashMap;
@@ -30,7 +32,9 @@ pub fn run(study: &Study, place: &Place, jobs: Option<usize>) -> Result<()> {
     let done = merge(study, place)?;
     let mut waiting = study.runs.iter().filter(|run| !done.contains_key(&run.name));
     let left = waiting.clone().count();
-    eprintln!("{}: {} runs, {} done, {jobs} at once", study.name, study.runs.len(), study.runs.len() - left);
+    study.notes.iter().for_each(|note| tell(&format!("note: {note}")));
+    let runs = plural(study.runs.len(), "run", "runs");
+    say!("{}: {runs}, {} done, {jobs} at once", study.name, study.runs.len() - left);
     let (mut going, mut finished, mut failed) = (Vec::<Going<'_>>::new(), 0, Vec::new());
     let began = Instant::now();
     loop {
@@ -43,7 +47,7 @@ pub fn run(study: &Study, place: &Place, jobs: Option<usize>) -> Result<()> {
         }
         if interrupt::asked() {
             end(going);
-            eprintln!("stopped; the same command goes on from here");
+            say!("stopped; the same command goes on from here");
             return Err(crate::commands::Interrupted.into());
         }
         let Some(at) = going.iter_mut().position(|going| going.child.try_wait().is_ok_and(|status| status.is_some()))
@@ -57,7 +61,7 @@ pub fn run(study: &Study, place: &Place, jobs: Option<usize>) -> Result<()> {
             Some(row) => {
                 let spent = began.elapsed().as_secs_f64();
                 let rest = spent / f64::from(finished) * (left as f64 - f64::from(finished));
-                eprintln!(
+                say!(
                     "[{}/{}] {}: {}, {:.0} s; about {} left",
                     study.runs.len() - left + finished as usize,
                     study.runs.len(),
@@ -72,9 +76,9 @@ pub fn run(study: &Study, place: &Place, jobs: Option<usize>) -> Result<()> {
     }
     if !failed.is_empty() {
         bail!(
-            "{} of {} runs failed ({}), see above; the same command tries them again",
+            "{} of {} failed ({}), see above; the same command tries again",
             failed.len(),
-            study.runs.len(),
+            plural(study.runs.len(), "run", "runs"),
             failed.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
         );
     }

@@ -1,7 +1,7 @@
 //! `parloop train --dry-run`: what a run would take.
 
 use super::clock;
-use crate::commands::bytes;
+use crate::commands::{bytes, plural};
 use anyhow::{Context, Result};
 use parloop_train::{Plan, TrainOptions, plan};
 use std::io::Write;
@@ -32,7 +32,15 @@ fn text(plan: &Plan, options: &TrainOptions) -> String {
                 size(plan.activation_bytes)
             ),
         ),
-        ("run", format!("{} steps of {} tokens, {} tokens in all", options.steps, plan.tokens.0, of(plan.tokens.1))),
+        (
+            "run",
+            format!(
+                "{} of {}, {} tokens in all",
+                plural(options.steps, "step", "steps"),
+                plural(plan.tokens.0 as usize, "token", "tokens"),
+                of(plan.tokens.1)
+            ),
+        ),
     ];
     if let (Some((batch, step)), Some(seconds)) = (plan.seconds, plan.step_seconds) {
         let speed = plan.tokens.0 as f64 / seconds;

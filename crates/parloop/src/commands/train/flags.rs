@@ -125,6 +125,11 @@ impl Given {
         Ok(())
     }
 
+    /// What is worth a word although it is allowed.
+    pub fn note(&self) -> Option<String> {
+        self.settings.left_out()
+    }
+
     /// The options.
     pub fn options(&self) -> Result<TrainOptions> {
         self.settings.options().map_err(|e| self.told(e))
@@ -149,6 +154,12 @@ impl Given {
                 "{} is {now}, but {then} in the checkpoint to be resumed: leave it out or start a new run",
                 self.name(option)
             ),
+            E::TokenizerOfExamples { path } => anyhow!(
+                "{} holds examples, which are no text to train a tokenizer on: give --tokenizer bytes or --tokenizer FILE, \
+                 a tokenizer.json",
+                path.display()
+            ),
+            E::Foreign { .. } => anyhow!("{error}: give another --out"),
             E::NoCheckpoint { .. } => anyhow!("{error}; start the run without --resume"),
             E::Occupied { out, newest } => anyhow!(
                 "--out {} holds a run already ({}): go on with --resume or name another folder",

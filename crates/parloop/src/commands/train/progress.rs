@@ -1,5 +1,6 @@
 //! What a person sees of a run: a bar on a terminal, plain lines elsewhere.
 
+use crate::commands::plural;
 use indicatif::{ProgressBar, ProgressStyle};
 use parloop_model::{ModelConfig, tensors};
 use parloop_train::{Event, LogRow, TrainOptions};
@@ -17,9 +18,9 @@ impl Progress {
     pub fn draw(&mut self, event: &Event<'_>) {
         match event {
             Event::Started { config, options, train_tokens, val_tokens, step, .. } => {
-                eprintln!("{}", model(config));
-                eprintln!("text: {train_tokens} training tokens, {val_tokens} validation tokens");
-                eprintln!("{}", run(options, *step));
+                say!("{}", model(config));
+                say!("text: {train_tokens} training tokens, {val_tokens} validation tokens");
+                say!("{}", run(options, *step));
                 self.start(options.steps, *step);
             }
             Event::Logged(row) => self.row(row),
@@ -60,22 +61,22 @@ impl Progress {
         let left = (self.steps - row.step) as f64 * per_step / row.tokens_per_second.max(1e-9);
         let validation = validation.map_or(String::new(), |v| format!("  {v}"));
         let (step, steps) = (row.step, self.steps);
-        eprintln!("step {step}/{steps}  {facts}  lr {:.2e}  {} left{validation}", row.lr, clock(left));
+        say!("step {step}/{steps}  {facts}  lr {:.2e}  {} left{validation}", row.lr, clock(left));
     }
 
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => say!("{text}"),
         }
     }
 }
 
 fn model(config: &ModelConfig) -> String {
     format!(
-        "model: {:.2}M parameters, {} layers, width {}, vocabulary {}; {}",
+        "model: {:.2}M parameters, {}, width {}, vocabulary {}; {}",
         tensors::parameters(config) as f64 / 1e6,
-        config.num_hidden_layers,
+        plural(config.num_hidden_layers, "layer", "layers"),
         config.hidden_size,
         config.vocab_size,
         config.recipe.describe()
@@ -84,7 +85,8 @@ fn model(config: &ModelConfig) -> String {
 
 fn run(options: &TrainOptions, step: usize) -> String {
     let continued = if step > 0 { format!(", continued after step {step}") } else { String::new() };
-    format!("run: {} steps of {} tokens{continued}", options.steps, options.tokens_per_step())
+    let tokens = plural(options.tokens_per_step(), "token", "tokens");
+    format!("run: {} of {tokens}{continued}", plural(options.steps, "step", "steps"))
 }
 
 /// Seconds as `h:mm:ss`.

@@ -140,7 +140,7 @@ impl Report {
         let text = self.text();
         let mut out = std::io::stdout().lock();
         if json {
-            eprint!("{text}");
+            say!("{}", text.trim_end());
             return Ok(writeln!(out, "{}", serde_json::to_string(self)?)?);
         }
         Ok(out.write_all(text.as_bytes())?)

@@ -25,6 +25,27 @@ pub fn lines(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// Breaks a text at spaces into lines of at most `width` columns, keeping its own line breaks; what goes on in another line
+/// is indented by so many columns more. A word that is longer than a line, such as a path, stays whole.
+pub fn flowing(text: &str, width: usize, indent: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.split('\n') {
+        let begins = paragraph.len() - paragraph.trim_start_matches(' ').len();
+        let margin = " ".repeat((begins + indent).min(width / 2));
+        let mut line = " ".repeat(begins.min(width / 2));
+        let mut is_new = true;
+        for word in paragraph.trim_start_matches(' ').split_inclusive(' ') {
+            if !is_new && measure_text_width(&line) + measure_text_width(word.trim_end()) > width {
+                lines.push(std::mem::replace(&mut line, margin.clone()).trim_end().to_owned());
+            }
+            line += word;
+            is_new = false;
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
 /// A text filled up with spaces to a width; it must not be wider.
 pub fn padded(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(measure_text_width(text))))
@@ -51,6 +72,9 @@ mod tests {
         }
         assert_eq!(lines("a bc\n\nd", 4), ["a bc", "", "d"]);
         assert_eq!(padded("ab", 4), "ab  ");
+        assert_eq!(flowing("a bc\n\n  d e f", 6, 1), ["a bc", "", "  d e", "   f"]);
+        assert_eq!(flowing("a /long/path b", 4, 0), ["a", "/long/path", "b"]);
+        assert_eq!(flowing("\x1b[1mab cd\x1b[0m", 3, 0), ["\x1b[1mab", "cd\x1b[0m"]);
         assert_eq!(printable("a\x1b[2Jb\n"), "a [2Jb\n");
     }
 }
