@@ -33,10 +33,15 @@ pub fn flowing(text: &str, width: usize, indent: usize) -> Vec<String> {
         let begins = paragraph.len() - paragraph.trim_start_matches(' ').len();
         let margin = " ".repeat((begins + indent).min(width / 2));
         let mut line = " ".repeat(begins.min(width / 2));
-        let mut is_new = true;
+        let (mut is_new, mut is_broken) = (true, false);
         for word in paragraph.trim_start_matches(' ').split_inclusive(' ') {
             if !is_new && measure_text_width(&line) + measure_text_width(word.trim_end()) > width {
                 lines.push(std::mem::replace(&mut line, margin.clone()).trim_end().to_owned());
+                is_broken = true;
+            }
+            // Of several spaces in a row the first may end a line; none begins one.
+            if is_broken && word == " " && line == margin {
+                continue;
             }
             line += word;
             is_new = false;
@@ -73,6 +78,7 @@ mod tests {
         assert_eq!(lines("a bc\n\nd", 4), ["a bc", "", "d"]);
         assert_eq!(padded("ab", 4), "ab  ");
         assert_eq!(flowing("a bc\n\n  d e f", 6, 1), ["a bc", "", "  d e", "   f"]);
+        assert_eq!(flowing("ab    cd", 3, 1), ["ab", " cd"]);
         assert_eq!(flowing("a /long/path b", 4, 0), ["a", "/long/path", "b"]);
         assert_eq!(flowing("\x1b[1mab cd\x1b[0m", 3, 0), ["\x1b[1mab", "cd\x1b[0m"]);
         assert_eq!(printable("a\x1b[2Jb\n"), "a [2Jb\n");
