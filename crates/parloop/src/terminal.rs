@@ -1,5 +1,6 @@
 //! What standard output and standard error can show.
 
+pub mod flow;
 pub mod wrap;
 
 use console::Term;

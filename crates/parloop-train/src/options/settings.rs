@@ -183,7 +183,7 @@ mod tests {
             ("recipe = \"plt-two\"", "recipe"),
             ("[recipe]\ncount = 2\n", "recipe.shift"),
             ("[recipe]\ncounts = 2\n", "recipe.counts"),
-            ("[recipe]\ncount = \"two\"\n", "recipe.count"),
+            ("[recipe]\ncount = \"two\"\nshift = true\nhidden_scale = 1\nnorm = true\nkv = \"shared\"", "recipe.count"),
         ] {
             let message = read(text).unwrap_err().to_string();
             assert!(message.contains(words), "{text}: {message}");

@@ -26,12 +26,15 @@ pub fn lines(text: &str, width: usize) -> Vec<String> {
 }
 
 /// Breaks a text at spaces into lines of at most `width` columns, keeping its own line breaks; what goes on in another line
-/// is indented by so many columns more. A word that is longer than a line, such as a path, stays whole.
+/// is indented by so many columns more, or stands below what three spaces part from the beginning. A word that is longer than a line, such as a path, stays whole.
 pub fn flowing(text: &str, width: usize, indent: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
         let begins = paragraph.len() - paragraph.trim_start_matches(' ').len();
-        let margin = " ".repeat((begins + indent).min(width / 2));
+        let second = paragraph[begins..].find("   ").map(|at| begins + at);
+        let second = second.map(|at| at + paragraph[at..].len() - paragraph[at..].trim_start_matches(' ').len());
+        let second = second.map(|at| measure_text_width(&paragraph[..at])).filter(|column| *column <= width / 2);
+        let margin = " ".repeat(second.unwrap_or((begins + indent).min(width / 2)));
         let mut line = " ".repeat(begins.min(width / 2));
         let (mut is_new, mut is_broken) = (true, false);
         for word in paragraph.trim_start_matches(' ').split_inclusive(' ') {
@@ -79,6 +82,8 @@ mod tests {
         assert_eq!(padded("ab", 4), "ab  ");
         assert_eq!(flowing("a bc\n\n  d e f", 6, 1), ["a bc", "", "  d e", "   f"]);
         assert_eq!(flowing("ab    cd", 3, 1), ["ab", " cd"]);
+        assert_eq!(flowing("/a   bc de f", 9, 2), ["/a   bc", "  de f"]);
+        assert_eq!(flowing("/a   bc de f", 10, 2), ["/a   bc de", "     f"]);
         assert_eq!(flowing("a /long/path b", 4, 0), ["a", "/long/path", "b"]);
         assert_eq!(flowing("\x1b[1mab cd\x1b[0m", 3, 0), ["\x1b[1mab", "cd\x1b[0m"]);
         assert_eq!(printable("a\x1b[2Jb\n"), "a [2Jb\n");

@@ -6,6 +6,7 @@ use super::{Chat, Outcome, kept};
 use crate::args::numbers::{above_zero, at_least, penalty, seed, share, temperature, tokens};
 use crate::client::Server;
 use crate::interrupt;
+use crate::terminal::flow::Flow;
 use crate::terminal::{aside, tell};
 use anyhow::Result;
 use parloop_model::Message;
@@ -209,6 +210,7 @@ impl Remote {
         let mut answer =
             Answer { text: String::new(), finish: String::new(), usage: None, pieces: 0, first: zero, whole: zero };
         let mut out = std::io::stdout().lock();
+        let mut flow = Flow::new();
         self.server.stream("/v1/chat/completions", &body, |event| {
             if let Some(usage) = event.get("usage").filter(|u| u.is_object()) {
                 answer.usage = Some(usage.clone());
@@ -225,7 +227,7 @@ impl Remote {
                 answer.pieces += 1;
                 answer.text += piece;
                 if !self.json {
-                    out.write_all(piece.as_bytes())?;
+                    out.write_all(flow.push(piece).as_bytes())?;
                     out.flush()?;
                 }
             }
@@ -236,6 +238,9 @@ impl Remote {
             Ok(ControlFlow::Continue(()))
         })?;
         answer.whole = start.elapsed();
+        if !self.json {
+            out.write_all(flow.rest().as_bytes())?;
+        }
         Ok(answer)
     }
 

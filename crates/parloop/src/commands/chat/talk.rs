@@ -7,6 +7,7 @@ use super::command::{Command, HELP};
 use super::kept;
 use crate::args::machine::Budget;
 use crate::args::numbers::{above_zero, at_least, penalty, seed, share, temperature, tokens};
+use crate::terminal::flow::Flow;
 use crate::terminal::{aside, tell};
 use anyhow::{Result, ensure};
 use parloop_engine::{Engine, Generation, Sequence};
@@ -220,6 +221,7 @@ impl<'a> Talk<'a> {
         let options = Generation { tokens: self.options.tokens.min(self.most - ids.len()), ..self.options.clone() };
         let mut out = std::io::stdout().lock();
         let json = self.json;
+        let mut flow = Flow::new();
         let written = write(
             &mut self.engine,
             &mut self.sequence,
@@ -229,7 +231,7 @@ impl<'a> Talk<'a> {
             &self.stops,
             |piece| {
                 if !json && !piece.is_empty() {
-                    out.write_all(piece.as_bytes())?;
+                    out.write_all(flow.push(piece).as_bytes())?;
                     out.flush()?;
                 }
                 Ok(())
@@ -248,7 +250,7 @@ impl<'a> Talk<'a> {
             });
             writeln!(out, "{answer}")?;
         } else {
-            writeln!(out)?;
+            writeln!(out, "{}", flow.rest())?;
         }
         let figures = self.figures(&written, new.len(), known, options.tokens);
         if !self.quiet {
