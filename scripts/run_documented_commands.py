@@ -27,6 +27,8 @@ SMALLER = [
     (r"Multilingual-Multimodal-NLP/LoopCoder-V2", "OWNER/NAME"),
     (r"--tokens 4096", "--tokens 16"),
 ]
+#: Commands that replace what is there only with --force.
+REPLACES = re.compile(r"parloop (convert|quantize|task|plot|diagnose|tokenizer train|data prepare|study (measure|report))\b")
 #: Commands that cannot run here, and why.
 NOT_HERE = [
     (r"^parloop pull ", "needs a hub; tests/pull.rs runs it against one of its own"),
@@ -120,9 +122,9 @@ def main():
                 for form, words in SMALLER:
                     smaller = re.sub(form, words, smaller)
                 # A command is shown more than once, and out of order.
-                for target in re.findall(r"--out (\S+)", smaller):
-                    if not target.startswith("out/") and (work / target).exists() and "quantize" in smaller + "convert":
-                        smaller += "" if "--force" in smaller or "train" in smaller else " --force"
+                targets = re.findall(r"--(?:out|plot) (\S+)", smaller)
+                if REPLACES.search(smaller) and "--force" not in smaller and any((work / t).exists() for t in targets):
+                    smaller += " --force"
                 if "train" in smaller and "--resume" not in smaller:
                     for target in re.findall(r"--out (\S+)", smaller):
                         shutil.rmtree(work / f"{target}.tmp", ignore_errors=True)

@@ -220,8 +220,11 @@ fn a_study_runs_once_and_a_stopped_one_gives_the_same_numbers() {
 fn a_run_that_diverges_is_kept_and_shown() {
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("study.toml"), folder.path().join("out"));
-    fs::write(&file, LITTLE.replace("batch = 4", "batch = 4\nlr = 999.0\nwarmup = 0\nclip = 0.0\nepsilon = 1e-30"))
-        .unwrap();
+    fs::write(
+        &file,
+        LITTLE.replace("batch = 4", "batch = 4\nlr = 999.0\nwarmup = 0\nclip = 0.0\nepsilon = 1e-30\nskips = 1"),
+    )
+    .unwrap();
     parloop(&["study", text(&file), "--out", text(&out)]).assert().success();
     let diverged = rows(&out).iter().filter(|row| row["ending"]["diverged"].is_string()).count();
     assert!(diverged > 0, "{:?}", rows(&out).iter().map(|row| row["ending"].clone()).collect::<Vec<_>>());
