@@ -10,6 +10,7 @@ mod documents;
 mod examples;
 mod feed;
 mod order;
+mod parquet;
 mod prepare;
 mod prepared;
 mod shard;

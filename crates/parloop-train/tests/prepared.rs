@@ -296,7 +296,7 @@ fn inputs_that_cannot_be_read_are_named_and_leave_nothing() {
     fs::write(place.path("empty.txt"), "").unwrap();
     assert!(message(&[place.path("empty.txt")], "out").contains("holds no text"));
     fs::write(place.path("x.parquet"), "PAR1").unwrap();
-    assert!(message(&[place.path("x.parquet")], "out").contains("parquet"));
+    assert!(message(&[place.path("x.parquet")], "out").contains("cannot be read as parquet"));
     assert!(message(&[place.path("nothing")], "out").contains("nothing"));
     assert!(message(&[place.text()], "text.txt").contains("exists already"));
     let left: Vec<String> = names(place.folder.path()).into_iter().filter(|n| n.contains("out")).collect();

@@ -18,16 +18,19 @@ const MOST_LINE: usize = 64 << 20;
 pub enum Format {
     /// A document each file.
     Text,
-    /// A document each line.
+    /// A document each line of JSON.
     Lines,
+    /// A document each row.
+    Parquet,
 }
 
 impl Format {
-    /// By the ending of a name: `.jsonl` and `.ndjson` are lines of JSON, everything else is text.
+    /// By the ending of a name: `.jsonl` and `.ndjson` are lines of JSON, `.parquet` is that, everything else is text.
     pub fn of(path: &Path) -> Self {
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
         match ending.as_deref() {
             Some("jsonl" | "ndjson") => Self::Lines,
+            Some("parquet") => Self::Parquet,
             _ => Self::Text,
         }
     }
@@ -73,25 +76,18 @@ pub(super) fn list(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
             files.push(input.clone());
         }
     }
-    match files.iter().find(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"))) {
-        Some(path) => Err(Error::Prepared {
-            path: path.clone(),
-            message:
-                "is a parquet file, which is not read here: write its column as JSON lines first, for example with \
-                      `duckdb -c \"COPY (SELECT text FROM 'FILE') TO 'FILE.jsonl'\"`"
-                    .into(),
-        }),
-        None => Ok(files),
-    }
+    Ok(files)
 }
 
-/// Reads a file and hands its documents on in pieces of some megabytes, with the bytes that each took.
+/// Reads a file and hands its documents on in pieces of some megabytes, with the bytes that each took. `text_key` is the
+/// column of a parquet file.
 ///
 /// # Errors
 /// It cannot be read, is not UTF-8 or no JSON (the place is named), or `take` fails.
 pub(super) fn read(
     path: &Path,
     format: Format,
+    text_key: &str,
     mut take: impl FnMut(Vec<Document>, u64) -> Result<()>,
 ) -> Result<SourceFile> {
     let input: Box<dyn Read> = if path == Path::new("-") {
@@ -103,6 +99,11 @@ pub(super) fn read(
     match format {
         Format::Text => text(path, &mut reader, &mut take)?,
         Format::Lines => lines(path, &mut reader, &mut take)?,
+        Format::Parquet => {
+            // A first reading for the hash: the parts of the file are needed in another order.
+            std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| Error::io("read", path, e))?;
+            rows(path, text_key, reader.bytes, &mut take)?;
+        }
     }
     Ok(SourceFile { path: path.to_owned(), bytes: reader.bytes, hash: format!("{:016x}", reader.hash.0) })
 }
@@ -149,6 +150,21 @@ fn text(path: &Path, reader: &mut impl Read, take: Take<'_>) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Rows of a parquet file, whose bytes are counted once it is read: they are compressed.
+fn rows(path: &Path, column: &str, bytes: u64, take: Take<'_>) -> Result<()> {
+    let (mut held, mut size) = (Vec::new(), 0);
+    super::parquet::read(path, column, &mut |text| {
+        size += text.len();
+        held.push(Document::Text { text, first: true, last: true });
+        if size < PIECE {
+            return Ok(());
+        }
+        size = 0;
+        take(std::mem::take(&mut held), 0)
+    })?;
+    take(held, bytes)
 }
 
 fn lines(path: &Path, reader: &mut impl Read, take: Take<'_>) -> Result<()> {

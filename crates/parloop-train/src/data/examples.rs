@@ -186,7 +186,7 @@ impl Examples {
 /// The lines of a file of conversations; nothing if its first line is none.
 fn conversations(path: &Path) -> Result<Option<Vec<Value>>> {
     let mut all = Vec::new();
-    let read = documents::read(path, Format::Lines, |documents, _| {
+    let read = documents::read(path, Format::Lines, "", |documents, _| {
         for document in documents {
             let Document::Line { value, number } = document else { continue };
             if !chat::is_conversation(&value) {

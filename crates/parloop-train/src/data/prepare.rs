@@ -19,7 +19,7 @@ pub(super) const MANIFEST: &str = "manifest.json";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PrepareJob {
-    /// Files and folders of text or lines of JSON; `-` is standard input.
+    /// Files and folders of text, lines of JSON or parquet; `-` is standard input.
     pub inputs: Vec<PathBuf>,
     /// The folder to be written; it must not exist, or be empty, or be replaced.
     pub out: PathBuf,
@@ -27,7 +27,7 @@ pub struct PrepareJob {
     pub replace: bool,
     /// How to read everything, whatever it is called.
     pub format: Option<Format>,
-    /// The key of a line's text.
+    /// The key of a line's text, the column of a parquet file's.
     pub text_key: String,
     /// Ids of a shard, from which on the next document begins another.
     pub shard_tokens: u64,
@@ -207,7 +207,7 @@ impl<'a> Writing<'a> {
         let (all, mut done) = (sizes.map_or(0, |sizes| sizes.iter().sum()), 0);
         for path in files {
             let format = self.job.format.unwrap_or_else(|| Format::of(path));
-            let read = documents::read(path, format, |documents, bytes| {
+            let read = documents::read(path, format, &self.job.text_key.clone(), |documents, bytes| {
                 let encode = |document| self.encode(path, document);
                 let encoded: Result<Vec<Encoded>> = documents.into_par_iter().map(encode).collect();
                 encoded?.into_iter().try_for_each(|document| self.add(path, document))?;
@@ -343,7 +343,8 @@ fn bytes_of(value: &Value) -> u64 {
 pub fn sample_text(inputs: &[PathBuf], format: Option<Format>, text_key: &str, limit: usize) -> Result<String> {
     let mut sample = String::new();
     for path in documents::list(inputs)? {
-        let taken = documents::read(&path, format.unwrap_or_else(|| Format::of(&path)), |documents, _| {
+        let format = format.unwrap_or_else(|| Format::of(&path));
+        let taken = documents::read(&path, format, text_key, |documents, _| {
             for document in documents {
                 match document {
                     Document::Text { text, .. } => sample.push_str(&text),

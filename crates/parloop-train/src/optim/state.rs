@@ -6,7 +6,7 @@ use super::{Gradients, muon};
 use crate::host::host;
 use crate::model::LoopModel;
 use crate::ops::{self, AdamStep};
-use crate::weights::{NamedTensor, Slot};
+use crate::weights::{NamedTensor, SCALES, Slot};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -32,6 +32,8 @@ pub struct Optimiser {
     muon: Option<f64>,
     /// Whether only what an ordinary model lacks is changed.
     only_new: bool,
+    /// Learning rate of learned scales against the others'.
+    scales: f32,
     /// How matrices are adapted, and the adapters once a step has been prepared.
     lora: Option<LoraSettings>,
     adapters: Option<Lora>,
@@ -65,13 +67,28 @@ impl AdamW {
 impl Optimiser {
     /// AdamW that has taken no step.
     pub fn new(settings: AdamWSettings) -> Self {
-        Self { settings, muon: None, only_new: false, lora: None, adapters: None, time: 0, moments: Vec::new() }
+        Self {
+            settings,
+            muon: None,
+            only_new: false,
+            scales: 1.0,
+            lora: None,
+            adapters: None,
+            time: 0,
+            moments: Vec::new(),
+        }
     }
 
     /// With Muon (`muon.rs`) for the matrices of the layers; AdamW keeps the embedding, the head, norms and gates.
     #[must_use]
     pub fn with_muon(self, momentum: f64) -> Self {
         Self { muon: Some(momentum), ..self }
+    }
+
+    /// With another learning rate for learned scales, as a multiple.
+    #[must_use]
+    pub fn with_scales_rate(self, factor: f64) -> Self {
+        Self { scales: factor as f32, ..self }
     }
 
     /// Changes only gates and learned scales.
@@ -138,6 +155,7 @@ impl Optimiser {
             keep: (1.0 - rate * self.settings.weight_decay) as f32,
             rate: rate as f32,
             muon: self.muon.map(|momentum| momentum as f32),
+            scales: self.scales,
             slots: model.slots().into_iter(),
             parts: grads.flat.into_iter().zip(&mut self.moments),
         };
@@ -222,6 +240,8 @@ struct Update<I> {
     /// The learning rate, and the momentum of those that are not AdamW's.
     rate: f32,
     muon: Option<f32>,
+    /// What learned scales' rate is multiplied by.
+    scales: f32,
     slots: std::vec::IntoIter<Slot>,
     parts: I,
 }
@@ -231,7 +251,10 @@ impl<'a, I: Iterator<Item = (Option<Tensor<1>>, &'a mut Option<Moments>)>> Modul
         let slot = self.slots.next();
         let Some((Some(grad), moments)) = self.parts.next() else { return param };
         let momentum = self.muon.filter(|_| slot.as_ref().is_some_and(muon::takes));
-        let step = AdamStep { keep: if D >= 2 { self.keep } else { 1.0 }, ..self.step };
+        let mut step = AdamStep { keep: if D >= 2 { self.keep } else { 1.0 }, ..self.step };
+        if slot.as_ref().is_some_and(|slot| slot.parts[0].name == SCALES) {
+            step.rate *= self.scales;
+        }
         param.map(|value| {
             let (dims, tracked) = (value.dims(), value.is_require_grad());
             let value = value.inner().reshape(grad.dims());

@@ -162,6 +162,8 @@ options! {
         random_loops: String = [String::new()], Allowed::Text;
         /// embedding_scale and hidden_scale: fixed, learned, or cold (learned, from 1 and 0)
         scales: ScalesChoice = [ScalesChoice::Fixed], Allowed::OneOf(&ScalesChoice::NAMES), fixed;
+        /// Learning rate of learned scales, as a multiple of `lr`: two numbers may move faster than matrices
+        scales_lr: f64 = [1.0], Allowed::Above(0.0, 1e6);
         /// Weight of the mean loss of the earlier loops' outputs beside that of the last
         loop_loss: f64 = [0.0], Allowed::Number { low: 0.0, high: 1e3 };
     }

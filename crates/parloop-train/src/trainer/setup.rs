@@ -183,7 +183,8 @@ pub(crate) fn optimiser(options: &TrainOptions) -> Optimiser {
         beta2: options.beta2,
         epsilon: options.epsilon,
         weight_decay: options.weight_decay,
-    });
+    })
+    .with_scales_rate(options.scales_lr);
     let new = match options.optimizer {
         OptimizerChoice::AdamW => new,
         OptimizerChoice::Muon => new.with_muon(options.momentum),

@@ -36,9 +36,9 @@ enum What {
   parloop train --data data/web --out out/plt2
 
 A text file is a document, and so is each line of a JSON file: {\"text\": ...}, {\"messages\": [{\"role\", \"content\"}, ...]} or
-{\"prompt\": ..., \"answer\": ...}. Of the last two only answers are trained on. Documents begin and end with the tokenizer's marks.")]
+{\"prompt\": ..., \"answer\": ...}, and each row of a parquet file. Of conversations and prompts only the answers are trained on. Documents begin and end with the tokenizer's marks.")]
 struct Prepare {
-    /// Text files, lines of JSON (.jsonl), folders of both; - for standard input
+    /// Text files, lines of JSON (.jsonl), parquet files, folders of all these; - for standard input
     #[arg(required = true, value_name = "INPUT", value_hint = ValueHint::AnyPath)]
     inputs: Vec<PathBuf>,
     /// bytes, a tokenizer.json, or a model whose tokenizer and chat template are taken
@@ -54,7 +54,7 @@ struct Prepare {
     /// Read every input so, whatever it is called
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
-    /// Key of the text in lines of JSON
+    /// Key of the text in lines of JSON, its column in parquet files
     #[arg(long, value_name = "KEY", default_value = "text")]
     text_key: String,
     /// Leave out documents of more tokens
@@ -83,6 +83,8 @@ pub enum FormatArg {
     Text,
     /// A document each line
     Jsonl,
+    /// A document each row
+    Parquet,
 }
 
 impl From<FormatArg> for Format {
@@ -90,6 +92,7 @@ impl From<FormatArg> for Format {
         match format {
             FormatArg::Text => Self::Text,
             FormatArg::Jsonl => Self::Lines,
+            FormatArg::Parquet => Self::Parquet,
         }
     }
 }
@@ -102,7 +105,8 @@ pub fn data(args: &Data) -> Result<()> {
 }
 
 fn make(args: &Prepare) -> Result<()> {
-    if args.inputs.iter().any(|input| input == Path::new("-")) && args.format.is_none() {
+    let input = args.inputs.iter().any(|input| input == Path::new("-"));
+    if input && !matches!(args.format, Some(FormatArg::Text | FormatArg::Jsonl)) {
         bail!("standard input has no name to tell its form by: give --format text or --format jsonl");
     }
     let read: Vec<&Path> = args.inputs.iter().chain([&args.tokenizer]).map(PathBuf::as_path).collect();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueHint};
 use indicatif::ProgressBar;
 use parloop_train::data::sample_text;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Train a tokenizer
@@ -31,7 +31,7 @@ enum What {
   parloop tokenizer train web.jsonl --text-key content --vocab-size 16384 --out tokenizer.json
   parloop data prepare texts/ --tokenizer tokenizer.json --out data/texts")]
 struct Train {
-    /// Text files, lines of JSON (.jsonl), folders of both; - for standard input
+    /// Text files, lines of JSON (.jsonl), parquet files, folders of all these; - for standard input
     #[arg(required = true, value_name = "INPUT", value_hint = ValueHint::AnyPath)]
     inputs: Vec<PathBuf>,
     /// Ids, the bytes and the end mark among them
@@ -45,7 +45,7 @@ struct Train {
     /// Read every input so, whatever it is called
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
-    /// Key of the text in lines of JSON
+    /// Key of the text in lines of JSON, its column in parquet files
     #[arg(long, value_name = "KEY", default_value = "text")]
     text_key: String,
     /// Megabytes of text to look at, from the beginning
@@ -56,6 +56,11 @@ struct Train {
 pub fn tokenizer(args: &Tokenizer) -> Result<()> {
     let What::Train(args) = &args.what;
     args.replace.file(&args.out, &args.inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    let input = args.inputs.iter().any(|input| input == Path::new("-"));
+    ensure!(
+        !input || matches!(args.format, Some(FormatArg::Text | FormatArg::Jsonl)),
+        "standard input has no name to tell its form by: give --format text or --format jsonl"
+    );
     let format = args.format.map(Into::into);
     let text = sample_text(&args.inputs, format, &args.text_key, (args.megabytes as usize) << 20)?;
     ensure!(!text.is_empty(), "the inputs hold no text to train a tokenizer on");
