@@ -23,7 +23,13 @@ impl Engine {
         // Residual stream, loop outputs handed on, queries, attention outputs, keys, values, gates and feed-forward
         // of every row; the widest of these once more, prepared for the kernels; and a ring that holds a whole chunk.
         let widest = c.intermediate_size.max(c.query_width()).max(c.hidden_size);
-        let row = 2 * c.hidden_size + 2 * c.query_width() + 2 * c.kv_width() + c.num_attention_heads + 2 * widest;
+        // Each row once more for each of its experts: what they compute, and their results.
+        let experts = c.moe.as_ref().map_or(0, |moe| {
+            let shared = moe.shared.map_or(0, |shared| shared.width + 2 * c.hidden_size);
+            moe.experts + moe.top_k * (2 * moe.width + 2 * c.hidden_size) + 2 * shared + c.hidden_size
+        });
+        let row =
+            experts + 2 * c.hidden_size + 2 * c.query_width() + 2 * c.kv_width() + c.num_attention_heads + 2 * widest;
         let window = c.recipe.local.map_or(0, |l| l.left + rows);
         let ring = window * crate::sequence::kv_bytes(c, self.kv_type) / c.num_hidden_layers;
         let sequence = self.sequence();

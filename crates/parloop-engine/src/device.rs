@@ -19,7 +19,8 @@ pub use cpu::Cpu;
 
 use crate::{Model, Sequence};
 use parloop_kernels::{Branch, KvTiles, Projector, Spares};
-use parloop_model::KvMode;
+use parloop_model::experts::Space;
+use parloop_model::{ExpertMode, KvMode};
 use std::ops::Range;
 
 /// Where a row belongs, and how far it goes. Rows of a pass are ordered by loop, and within a loop by sequence and
@@ -58,6 +59,8 @@ pub struct Pass<'a, 'b> {
     pub x: &'a mut [f32],
     pub(crate) sequences: &'a mut [&'b mut Sequence],
     pub(crate) spares: &'a mut Spares,
+    /// Experts whose weights were read, counted in every layer.
+    pub(crate) experts_read: &'a mut u64,
 }
 
 /// Consecutive rows of one (sequence, loop) at consecutive positions, whose keys and values were written.
@@ -74,6 +77,16 @@ pub struct Sight<'a> {
     pub global: Branch<'a>,
     /// The loop's own window, where the recipe has one.
     pub local: Option<Branch<'a>>,
+}
+
+/// Where [`Pass::route`] puts the experts of a row.
+pub struct Routed<'a> {
+    /// `[k]`
+    pub experts: &'a mut [u16],
+    /// `[k]`
+    pub weights: &'a mut [f32],
+    /// Kept from row to row.
+    pub space: &'a mut Space,
 }
 
 fn runs(rows: &[Row]) -> Vec<Written> {
@@ -116,6 +129,31 @@ impl Pass<'_, '_> {
             }
         }
         self.rows.truncate(kept);
+    }
+
+    /// The experts of row `i` in layer `n`, in ascending order, and their weights, from the logits of the layer's router
+    /// `[E]`. Where later loops take loop 1's experts, those of the row of the same token are found or kept here.
+    ///
+    /// # Panics
+    /// If the model has no experts, or a length does not fit.
+    pub fn route(&mut self, i: usize, n: usize, logits: &[f32], bias: Option<&[f32]>, to: &mut Routed<'_>) {
+        let (row, config) = (&self.rows[i], self.model.config());
+        let moe = config.moe.as_ref().expect("only a mixture is routed");
+        let shared = config.recipe.experts == ExpertMode::Shared;
+        let choices = &mut self.sequences[row.sequence].choices;
+        let given = shared && row.r > 0;
+        if given {
+            to.experts.copy_from_slice(choices.at(n, row.position));
+        }
+        moe.route(logits, bias, given, to.space, to.experts, to.weights);
+        if shared && row.r == 0 {
+            choices.at(n, row.position).copy_from_slice(to.experts);
+        }
+    }
+
+    /// Says that a layer has read the weights of so many experts.
+    pub fn read_experts(&mut self, count: usize) {
+        *self.experts_read += count as u64;
     }
 
     /// Writes keys and values `[own][G * D]` of layer `n`, after norms and rotation, to caches and rings.

@@ -81,6 +81,8 @@ pub struct Engine {
     x: Vec<f32>,
     /// Rows that layers have computed so far.
     layer_rows: u64,
+    /// Experts whose weights passes have read so far, each layer counted.
+    experts_read: u64,
     /// `[sequences][V]`, logits of the last step.
     logits: Vec<f32>,
     progress: Option<PromptProgress>,
@@ -114,6 +116,7 @@ impl Engine {
             pool,
             rows: Vec::new(),
             layer_rows: 0,
+            experts_read: 0,
             on,
             device: Box::<Cpu>::default(),
             kv_type: KvType::default(),
@@ -188,6 +191,11 @@ impl Engine {
     /// Rows that layers have computed since the engine was made, each layer counted.
     pub fn layer_rows(&self) -> u64 {
         self.layer_rows
+    }
+
+    /// Experts whose weights have been read since the engine was made: in each pass, of each layer those that any row took.
+    pub fn experts_read(&self) -> u64 {
+        self.experts_read
     }
 
     /// An empty sequence of this model.

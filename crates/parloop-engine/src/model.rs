@@ -70,9 +70,8 @@ impl Model {
             }
         };
         let packed = Packed::open(checkpoint, kind, pool)?;
-        let parts = LayerParts::of(&config);
-        let products = parts.matrices().filter(|part| part.role == Role::Matrix).count();
-        let total = products * config.num_hidden_layers + 1;
+        let specs = tensors::expected(&config);
+        let total = specs.iter().filter(|spec| spec.role == Role::Matrix).count() + 1;
         let mut done = 0;
         let mut matrix = |name: &str| -> Result<Weights> {
             let tensor = checkpoint.tensor(name)?;
@@ -94,7 +93,7 @@ impl Model {
         };
         let mut part = |spec: &Spec| match spec.role {
             // Small, and errors in it act on everything.
-            Role::Gate => {
+            Role::Gate | Role::Router => {
                 let values = vector(&spec.name)?;
                 Weights::from_f32(spec.shape[0], spec.shape[1], &values)
                     .map_err(|source| Error::Weights { name: spec.name.clone(), source })
@@ -102,7 +101,7 @@ impl Model {
             _ => matrix(&spec.name),
         };
         let layers: Result<Vec<Layer>> = (0..config.num_hidden_layers)
-            .map(|n| parts.specs(n).try_map(&mut part, |spec| vector(&spec.name)))
+            .map(|n| LayerParts::of(&config, n).specs(n).try_map(&mut part, |spec| vector(&spec.name)))
             .collect();
         let layers = layers?;
         Ok(Self {
@@ -132,9 +131,10 @@ impl Model {
                            or exit gate";
             return Err(Error::Input(message.into()));
         }
-        let (d, parts) = (config.hidden_size, LayerParts::of(&config));
-        let inputs = parts.matrices().filter(|part| part.role == Role::Matrix).map(|part| part.shape[1]);
-        if let (Some(_), Some(inputs)) = (kind.bits(), inputs.into_iter().find(|n| !n.is_multiple_of(32))) {
+        let d = config.hidden_size;
+        let specs = tensors::expected(&config);
+        let mut inputs = specs.iter().filter(|spec| spec.role == Role::Matrix).map(|spec| spec.shape[1]);
+        if let (Some(_), Some(inputs)) = (kind.bits(), inputs.find(|n| !n.is_multiple_of(32))) {
             return Err(Error::Weights {
                 name: "of the random model".into(),
                 source: WeightsError::Blocks { kind: kind.name(), inputs },
@@ -143,11 +143,13 @@ impl Model {
         let random = |n: usize, part: &Part, kind| -> std::io::Result<Weights> {
             // A number of its own for each matrix that a layer may have, whatever this model has.
             let drawn = |part: &&Part| matches!(part.role, Role::Matrix | Role::Gate);
-            let i = LayerParts::every().iter().filter(drawn).position(|p| p.name == part.name).unwrap_or(0);
-            Weights::random(kind, part.shape[0], part.shape[1], (16 * n + 1 + i) as u64)
+            let i = LayerParts::every().iter().filter(drawn).position(|p| p.name == part.name);
+            // Of experts only the first are in the list, and routers come after all that drew before there were any.
+            let other = || part.name.bytes().fold(1 << 20, |hash: usize, b| hash * 31 % (1 << 40) + usize::from(b));
+            Weights::random(kind, part.shape[0], part.shape[1], (16 * n + 1 + i.unwrap_or_else(other)) as u64)
         };
         let layer = |n: usize| -> std::io::Result<Layer> {
-            let matrix = |part: &Part| random(n, part, if part.role == Role::Gate { WeightType::F32 } else { kind });
+            let matrix = |part: &Part| random(n, part, if part.role == Role::Matrix { kind } else { WeightType::F32 });
             let vector = |part: &Part| {
                 let mut values = vec![if part.role == Role::Norm { 1.0 } else { 0.0 }; part.shape.iter().product()];
                 if part.role == Role::Gate {
@@ -156,7 +158,7 @@ impl Model {
                 }
                 Ok(values)
             };
-            parts.try_map(matrix, vector)
+            LayerParts::of(&config, n).try_map(matrix, vector)
         };
         let memory = |e| Error::Machine(format!("there is not enough memory for the random weights: {e}"));
         Ok(Self {
@@ -179,7 +181,9 @@ impl Model {
     /// # Errors
     /// The recipe is out of range, or needs a gate that the model lacks.
     pub fn with_recipe(&self, recipe: parloop_model::Recipe) -> Result<Self> {
-        recipe.validate()?;
+        let config = ModelConfig { recipe, ..self.config.clone() };
+        config.validate()?;
+        let recipe = &config.recipe;
         let (has, needs) = (self.layers[0].gate.as_ref().map(|g| g.kind()), recipe.local.map(|l| l.gate));
         if needs.is_some() && has != needs {
             return Err(Error::Input("the recipe needs gate tensors that the model lacks".into()));
@@ -188,7 +192,7 @@ impl Model {
             return Err(Error::Input("the recipe needs an exit gate that the model lacks".into()));
         }
         Ok(Self {
-            config: ModelConfig { recipe, ..self.config.clone() },
+            config,
             tokenizer: self.tokenizer.clone(),
             stops: self.stops.clone(),
             embedding: self.embedding.clone(),
@@ -245,13 +249,31 @@ impl Model {
 
     /// The type of the layers' matrices; the head may have another.
     pub fn weight_type(&self) -> WeightType {
-        let FeedForward::Dense { up_proj, .. } = &self.layers[0].feed_forward;
-        up_proj.weight.kind()
+        match &self.layers[0].feed_forward {
+            FeedForward::Dense { up_proj, .. } => up_proj.weight.kind(),
+            // There are experts in a mixture.
+            FeedForward::Experts(parts) => parts.experts[0].up_proj.kind(),
+        }
     }
 
-    /// Number of weights in matrices: each is one multiply and add for a row.
+    /// Number of weights in matrices that a row meets: each is one multiply and add.
     pub fn matrix_weights(&self) -> usize {
-        self.matrices().map(|w| w.outputs() * w.inputs()).sum()
+        let k = self.config.moe.as_ref().map_or(0, |moe| moe.top_k);
+        self.sum(k as f64, |w| w.outputs() * w.inputs()) as usize
+    }
+
+    /// A sum over all matrices, of whose experts so many are counted in each layer.
+    fn sum(&self, experts: f64, of: impl Fn(&Weights) -> usize) -> f64 {
+        let all: usize = self.matrices().map(&of).sum();
+        let parts = self.layers.iter().filter_map(|layer| match &layer.feed_forward {
+            FeedForward::Dense { .. } => None,
+            FeedForward::Experts(parts) => Some(&parts.experts),
+        });
+        let mixed = parts.map(|experts| {
+            let all: usize = experts.iter().map(|e| of(&e.gate_proj) + of(&e.up_proj) + of(&e.down_proj)).sum();
+            (all as f64, experts.len() as f64)
+        });
+        mixed.fold(all as f64, |sum, (all, count)| sum - all * (1.0 - experts / count))
     }
 
     /// What rows are multiplied with, layer by layer, then the head.
@@ -264,8 +286,13 @@ impl Model {
         self.head.bytes()
     }
 
-    /// Bytes of weights that one pass over the layers and the head reads.
+    /// Bytes of weights that a pass of one row over the layers and the head reads.
     pub fn bytes_per_pass(&self) -> usize {
-        self.matrices().map(Weights::bytes).sum()
+        self.bytes_of_pass(self.config.moe.as_ref().map_or(0, |moe| moe.top_k) as f64) as usize
+    }
+
+    /// Bytes of weights that a pass reads whose rows take so many different experts in each layer that has them.
+    pub fn bytes_of_pass(&self, experts: f64) -> f64 {
+        self.sum(experts, Weights::bytes)
     }
 }

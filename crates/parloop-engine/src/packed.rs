@@ -23,6 +23,7 @@ use parloop_model::mapped::MappedFile;
 use parloop_model::tensors::{self, Role};
 use parloop_model::{Checkpoint, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -77,7 +78,8 @@ pub struct Written {
 /// Packed weights of a checkpoint, mapped from a file.
 pub(crate) struct Packed {
     path: PathBuf,
-    index: Index,
+    /// By name.
+    matrices: HashMap<String, Matrix>,
     source: Arc<MappedFile>,
 }
 
@@ -194,7 +196,8 @@ impl Packed {
         if damaged.into_inner() {
             return Err(fail(PackedFault::Damaged));
         }
-        Ok(Some(Self { path, index, source }))
+        let matrices = index.matrices.into_iter().map(|m| (m.name.clone(), m)).collect();
+        Ok(Some(Self { path, matrices, source }))
     }
 
     /// A matrix in place, if it was packed.
@@ -202,7 +205,7 @@ impl Packed {
     /// # Errors
     /// It was packed with another type or shape.
     pub fn weights(&self, name: &str, tensor: &Tensor, kind: WeightType) -> Result<Option<Weights>> {
-        let Some(m) = self.index.matrices.iter().find(|m| m.name == name) else { return Ok(None) };
+        let Some(m) = self.matrices.get(name) else { return Ok(None) };
         if (m.kind.as_str(), m.outputs, m.inputs) != (kind.name(), tensor.rows(), tensor.width()) {
             let fault = PackedFault::OtherShape {
                 matrix: name.into(),
@@ -245,9 +248,11 @@ fn matrices(checkpoint: &Checkpoint) -> Result<Vec<(String, &Tensor)>> {
 /// It guards against mistakes (another model, another training step), not against forgery, and reads some 30 MB.
 fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let mut hash = Hasher::new();
-    for (name, tensor) in matrices(checkpoint)? {
+    let matrices = matrices(checkpoint)?;
+    let most = stored::telling(matrices.len());
+    for (name, tensor) in matrices {
         hash.write(format!("{name} {} {:?}", tensor.dtype.name(), tensor.shape).as_bytes());
-        stored::telling_rows(tensor.rows()).for_each(|i| hash.write(tensor.row_bytes(i)));
+        stored::telling_rows(tensor.rows(), most).for_each(|i| hash.write(tensor.row_bytes(i)));
     }
     Ok(format!("{:032x}", hash.finish_128()))
 }

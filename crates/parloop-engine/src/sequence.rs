@@ -4,7 +4,8 @@ use crate::prompt::Next;
 use crate::starts::Starts;
 use crate::{Error, Result};
 use parloop_kernels::{KvPool, KvTiles, KvType, Spares};
-use parloop_model::{ModelConfig, Recipe};
+use parloop_model::{ExpertMode, ModelConfig, Recipe};
+use std::ops::Range;
 
 /// The decode state of one sequence (`docs/model.md`, "Decode in one pass").
 ///
@@ -27,8 +28,46 @@ pub struct Sequence {
     /// The output at the last position, of the last loop or of the one that the exit gate chose, from which the next
     /// token's logits come; empty if not known: for an empty sequence, and after a roll-back.
     pub(crate) last: Vec<f32>,
+    /// The experts that loop 1 chose for the positions at hand, where later loops take the same.
+    pub(crate) choices: Choices,
     /// The prompt of which a part is in, and how far it is.
     pub(crate) in_flight: Option<(u64, usize)>,
+}
+
+/// The experts that loop 1 chose for some positions, in each layer. Later loops of a position come in the same pass or, as
+/// parts of the same piece, in one soon after; so nothing of it outlives the piece.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Choices {
+    first: usize,
+    positions: usize,
+    top_k: usize,
+    /// `[layers][positions][k]`
+    experts: Vec<u16>,
+}
+
+impl Choices {
+    /// Makes room for positions, where the model's later loops take loop 1's experts.
+    pub fn begin(&mut self, config: &ModelConfig, positions: Range<usize>) {
+        let Some(moe) = config.moe.as_ref().filter(|_| config.recipe.experts == ExpertMode::Shared) else { return };
+        (self.first, self.positions, self.top_k) = (positions.start, positions.len(), moe.top_k);
+        self.experts.clear();
+        self.experts.resize(config.num_hidden_layers * positions.len() * moe.top_k, 0);
+    }
+
+    /// Of a position in layer `n`.
+    ///
+    /// # Panics
+    /// If no room was made for it.
+    pub fn at(&mut self, n: usize, position: usize) -> &mut [u16] {
+        let i = position.checked_sub(self.first).filter(|i| *i < self.positions);
+        let i = i.expect("loop 1 of a position comes before its later loops");
+        &mut self.experts[(n * self.positions + i) * self.top_k..][..self.top_k]
+    }
+
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// What of a model its sequences depend on.
@@ -77,6 +116,7 @@ impl Sequence {
         };
         Self {
             shape: Shape::of(config, kind),
+            choices: Choices::default(),
             in_flight: None,
             tokens: Vec::new(),
             kv: (0..recipe.count).map(loop_kv).collect(),
@@ -160,6 +200,7 @@ impl Sequence {
         }
         self.carried.iter_mut().for_each(|c| c.fill(0.0));
         self.last.clear();
+        self.choices.clear();
         self.in_flight = None;
     }
 

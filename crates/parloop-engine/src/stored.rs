@@ -24,10 +24,16 @@ pub(crate) fn in_place(stored: DType, kind: WeightType) -> bool {
     matches!((stored, kind), (DType::F32, WeightType::F32) | (DType::BF16, WeightType::Bf16))
 }
 
-/// 16 rows from the first to the last, by which a matrix is told from others without reading all of it.
-pub(crate) fn telling_rows(rows: usize) -> impl Iterator<Item = usize> {
-    const MOST: usize = 16;
-    (0..MOST.min(rows)).map(move |i| i * (rows - 1) / (MOST - 1).min(rows - 1).max(1))
+/// By how many rows each of so many matrices is told from others without reading all of it: 16, and fewer of the many small
+/// matrices of experts.
+pub(crate) fn telling(matrices: usize) -> usize {
+    const ALL: usize = 1 << 13;
+    (ALL / matrices.max(1)).clamp(2, 16)
+}
+
+/// At most so many rows (2 or more) from the first to the last.
+pub(crate) fn telling_rows(rows: usize, most: usize) -> impl Iterator<Item = usize> {
+    (0..most.min(rows)).map(move |i| i * (rows - 1) / (most - 1).min(rows - 1).max(1))
 }
 
 /// A tensor as a matrix of `kind`: in place, repacked block by block, or converted row by row, by all threads.

@@ -230,6 +230,9 @@ impl Engine {
             for Run { work: i, next } in runs.iter().filter(|run| run.next.loops.contains(&r)) {
                 let Work { sequence, prompt } = &mut work[*i];
                 let Some((tokens, progress)) = prompt.parts() else { continue };
+                if r == 0 {
+                    sequence.choices.begin(model.config(), next.first..next.end);
+                }
                 // All loops of one position together read what the last position carried.
                 let before = if next.loops.len() > 1 { &[] } else { &progress.before[..] };
                 for position in next.first..next.end {
@@ -347,6 +350,7 @@ impl Work<'_> {
             let new = sequence.len().max(progress.held)..progress.to.max(progress.held);
             sequence.tokens.extend_from_slice(&tokens[new.start - progress.held..new.end - progress.held]);
             progress.before.clear();
+            sequence.choices.clear();
             progress.exits = None;
             (progress.from, progress.r) = (progress.to, 0);
             progress.to == progress.end

@@ -8,7 +8,7 @@ use common::{length, tokens};
 use parloop_engine::{Engine, Model, Outcome, Passes, Prefill, PrefixCache, Prompt, Sequence, Want, Work, score};
 use parloop_kernels::{Isa, KvType};
 use parloop_model::ModelConfig;
-use parloop_testing::{FAMILIES, FamilyCase, GOLDENS, Golden, Rng, assert_close, checkpoint, config};
+use parloop_testing::{FAMILIES, FamilyCase, GOLDENS, Golden, MOE_GOLDENS, Rng, any_config, assert_close, checkpoint};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -19,10 +19,14 @@ fn naive(model: &Arc<Model>) -> Engine {
     Engine::with_isa(model.clone(), 1, Isa::PORTABLE).on_device(Box::new(Naive))
 }
 
-/// Both devices over a random model without an exit gate, whose threshold a rounding may cross.
-fn pair(rng: &mut Rng) -> ([Engine; 2], ModelConfig) {
-    let mut config = config(rng);
+/// Both devices over a random model without an exit gate, whose threshold a rounding may cross. If `sure`, rows take all
+/// experts, for rounding may choose others too.
+fn pair(rng: &mut Rng, sure: bool) -> ([Engine; 2], ModelConfig) {
+    let mut config = any_config(rng);
     config.recipe.exit = None;
+    if let (Some(moe), true) = (&mut config.moe, sure) {
+        (moe.top_k, moe.groups) = (moe.experts, None);
+    }
     let model = Arc::new(Model::new(&checkpoint(&config, rng)).unwrap());
     let cpu = Engine::with_isa(model.clone(), 2, *Isa::available().last().unwrap());
     ([cpu, naive(&model)], config)
@@ -30,7 +34,7 @@ fn pair(rng: &mut Rng) -> ([Engine; 2], ModelConfig) {
 
 #[test]
 fn the_naive_device_reproduces_goldens_and_families() {
-    for name in GOLDENS {
+    for name in GOLDENS.into_iter().chain(MOE_GOLDENS) {
         let golden = Golden::read(name);
         let mut engine = naive(&Arc::new(Model::new(&golden.checkpoint).unwrap()));
         for passes in [Passes::Auto, Passes::Sequential, Passes::Chunked(7)] {
@@ -54,7 +58,7 @@ proptest! {
     #[test]
     fn two_devices_agree_in_everything_that_is_done_with_sequences(seed: u64) {
         let rng = &mut Rng(seed);
-        let (engines, config) = pair(rng);
+        let (engines, config) = pair(rng, true);
         let seed = rng.bits();
         let kind = [KvType::F32, KvType::Bf16, KvType::Q8][rng.range(0, 2)];
         let [cpu, naive] = engines.map(|mut engine| {
@@ -73,7 +77,7 @@ proptest! {
     #[test]
     fn a_naive_truncated_prefill_continues_like_the_full_one(seed: u64) {
         let rng = &mut Rng(seed);
-        let ([_, mut engine], config) = pair(rng);
+        let ([_, mut engine], config) = pair(rng, false);
         let prompt = { let n = length(rng, &config); tokens(rng, &config, n) };
         let chunk = rng.range(1, 70);
         let [full, cut] = [false, true].map(|truncate| {

@@ -145,7 +145,7 @@ fn each_rule_of_the_other_families_matters() {
         ("mistral", "the base of the frequencies", |c| c.rope_theta = 1e4),
         ("qwen2", "the biases of queries, keys and values", |c| c.extras.attention_bias = false),
         ("qwen2-tied", "the biases of queries, keys and values", |c| c.extras.attention_bias = false),
-        ("qwen3", "the norms of queries and keys", |c| c.extras.qk_norms = false),
+        ("qwen3", "the norms of queries and keys", |c| c.extras.qk_norms = parloop_model::QkNorms::None),
         ("qwen3", "the base of the frequencies", |c| c.rope_theta = 1e4),
     ];
     for (name, rule, change) in cases {

@@ -3,7 +3,7 @@
 use parloop_engine::Observer;
 use parloop_engine::{Engine, Error, Model, Passes, score};
 use parloop_kernels::Isa;
-use parloop_testing::{GOLDENS, Golden, assert_close};
+use parloop_testing::{GOLDENS, Golden, MOE_GOLDENS, assert_close};
 use std::sync::Arc;
 
 /// States as `[R][T][d]`.
@@ -21,7 +21,7 @@ impl Observer for States {
 #[test]
 fn the_engine_reproduces_every_golden_in_every_way_to_pass() {
     let passes = [Passes::One, Passes::Sequential, Passes::Auto, Passes::Chunked(1), Passes::Chunked(7)];
-    for name in GOLDENS {
+    for name in GOLDENS.into_iter().chain(MOE_GOLDENS) {
         let golden = Golden::read(name);
         let model = Arc::new(Model::new(&golden.checkpoint).unwrap());
         let recipe = &model.config().recipe;

@@ -9,7 +9,7 @@ use parloop_engine::{Engine, Model, Passes, Prefill, Sequence, score};
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::reference::Reference;
 use parloop_model::{GateKind, KvMode, Local, ModelConfig, Recipe};
-use parloop_testing::{Rng, assert_close, checkpoint, config, config_with};
+use parloop_testing::{Rng, any_config, assert_close, checkpoint, config_with, whole_blocks};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -35,8 +35,9 @@ proptest! {
     #[test]
     fn every_weight_type_on_every_instruction_set_gives_the_same_bits_in_every_way_to_pass(seed: u64) {
         let rng = &mut Rng(seed);
-        let mut config = config(rng);
+        let mut config = any_config(rng);
         (config.hidden_size, config.intermediate_size) = (32 * rng.range(1, 3), 32 * rng.range(1, 3));
+        whole_blocks(&mut config);
         (config.head_dim, config.num_attention_heads, config.num_key_value_heads) = (16, 4, 2);
         let source = checkpoint(&config, rng);
         let ids = { let n = length(rng, &config); tokens(rng, &config, n) };
@@ -67,7 +68,7 @@ proptest! {
     #[test]
     fn one_pass_sequential_whole_and_chunked_are_the_same_bits_and_agree_with_the_reference(seed: u64) {
         let rng = &mut Rng(seed);
-        let config = config(rng);
+        let config = any_config(rng);
         let seed = rng.0;
         let source = checkpoint(&config, rng);
         let ids = { let n = length(rng, &config); tokens(rng, &config, n) };
@@ -83,8 +84,13 @@ proptest! {
             prop_assert!(result.logits == results[0].logits, "{way:?} differs from whole: {:?}", config.recipe);
         }
         let expected = near_ties(&config).map(|c| {
-            Reference::new(&checkpoint(&c, &mut Rng(seed))).unwrap().forward(&ids).unwrap().logits
+            Reference::new(&checkpoint(&c, &mut Rng(seed))).unwrap().forward(&ids).unwrap()
         });
+        // A row that rounding may lead to other experts is another row.
+        if expected.iter().any(|output| output.margin < 2e-4) {
+            return Ok(());
+        }
+        let expected = expected.map(|output| output.logits);
         let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let nearest: Vec<f32> = results[0].logits.iter().enumerate().flat_map(|(t, found)| {
             let best = expected.iter().min_by(|a, b| distance(&a[t], found).total_cmp(&distance(&b[t], found)));
@@ -96,7 +102,7 @@ proptest! {
     #[test]
     fn a_truncated_prefill_continues_like_the_full_one(seed: u64) {
         let rng = &mut Rng(seed);
-        let config = config(rng);
+        let config = any_config(rng);
         let mut engine = engine(&config, rng);
         let prompt = { let n = length(rng, &config); tokens(rng, &config, n) };
         let full = Prefill { truncate: false, ..Prefill::default() };
@@ -108,7 +114,7 @@ proptest! {
     #[test]
     fn a_batch_of_sequences_is_each_of_them_alone(seed: u64) {
         let rng = &mut Rng(seed);
-        let config = config(rng);
+        let config = any_config(rng);
         let mut engine = engine(&config, rng);
         let passes = if rng.flip() { Passes::Auto } else { Passes::Sequential };
         let count = rng.range(2, 6);

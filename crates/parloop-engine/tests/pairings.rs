@@ -7,7 +7,7 @@ use parloop_model::checkpoint::{CheckpointWriter, TensorCopy};
 use parloop_model::gguf::{self, Container, Entry, Writer};
 use parloop_model::reference::Reference;
 use parloop_model::{Checkpoint, DType, ModelConfig, Recipe, tensors};
-use parloop_testing::{Rng, cases, checkpoint, config, config_with};
+use parloop_testing::{Rng, any_config, cases, checkpoint, config_with, whole_blocks};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,9 +64,12 @@ proptest! {
     fn any_types_in_any_form_are_computed_or_refused(seed: u64) {
         let rng = &mut Rng(seed);
         // Plain models have more forms, looped ones more tensors; whole blocks have more types.
-        let mut config: ModelConfig = if rng.flip() { config(rng) } else { config_with(rng, Recipe::vanilla()) };
+        let mut config: ModelConfig = if rng.flip() { any_config(rng) } else { config_with(rng, Recipe::vanilla()) };
         match rng.range(0, 2) {
-            0 => (config.hidden_size, config.intermediate_size) = (32 * rng.range(1, 2), 32 * rng.range(1, 2)),
+            0 => {
+                (config.hidden_size, config.intermediate_size) = (32 * rng.range(1, 2), 32 * rng.range(1, 2));
+                whole_blocks(&mut config);
+            }
             1 => (config.hidden_size, config.intermediate_size, config.num_hidden_layers) = (256, 256, 1),
             _ => {}
         }

@@ -6,7 +6,7 @@ use parloop_engine::{
     Scheduler, Sequence, score,
 };
 use parloop_kernels::{Isa, KvPool, KvType};
-use parloop_testing::{Rng, checkpoint, config};
+use parloop_testing::{Rng, any_config, checkpoint};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ fn request(rng: &mut Rng, vocabulary: usize, earlier: &[Request]) -> Request {
 
 fn crowd(seed: u64) -> u64 {
     let rng = &mut Rng(seed);
-    let config = config(rng);
+    let config = any_config(rng);
     let model = Arc::new(Model::new(&checkpoint(&config, rng)).unwrap());
     let sets = Isa::available();
     let (isa, kind) = (sets[rng.range(0, sets.len() - 1)], [KvType::F32, KvType::Bf16, KvType::Q8][rng.range(0, 2)]);
@@ -132,7 +132,7 @@ fn requests_that_are_put_back_give_the_same_answers() {
 #[test]
 fn what_cannot_be_served_is_refused_or_fails_alone() {
     let rng = &mut Rng(5);
-    let mut config = config(rng);
+    let mut config = any_config(rng);
     config.max_position_embeddings = 300;
     let model = Arc::new(Model::new(&checkpoint(&config, rng)).unwrap());
     let mut engine = Engine::new(model.clone(), Some(1)).unwrap();

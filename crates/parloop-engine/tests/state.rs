@@ -9,7 +9,7 @@ use parloop_engine::{
 };
 use parloop_kernels::{Isa, KvType, Pool, WeightType};
 use parloop_model::{Checkpoint, GateKind, KvMode, Local, ModelConfig, Recipe, tensors};
-use parloop_testing::{Rng, checkpoint, config, config_with};
+use parloop_testing::{Rng, any_config, checkpoint, config_with};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ const FURTHER: usize = 50;
 
 /// An engine of a random model that keeps keys and values in a random type.
 fn random_engine(rng: &mut Rng) -> Engine {
-    let config = config(rng);
+    let config = any_config(rng);
     let mut engine = engine(&config, rng);
     engine.set_kv_type([KvType::F32, KvType::Bf16, KvType::Q8][rng.range(0, 2)]);
     engine

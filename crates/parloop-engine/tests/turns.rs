@@ -7,7 +7,7 @@ use common::{engine, length, tokens};
 use parloop_engine::{Engine, Error, Model, Outcome, Passes, Prefill, PrefixCache, Prompt, Sequence, Want, Work};
 use parloop_kernels::{Isa, KvPool, KvType};
 use parloop_model::{ModelConfig, Recipe};
-use parloop_testing::{Rng, checkpoint, config, config_with};
+use parloop_testing::{Rng, any_config, checkpoint, config_with};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ struct Client {
 /// Random turns over random clients under a budget of a few sequences. Returns how often it was spent.
 fn random_turns(seed: u64, turns: usize) -> usize {
     let rng = &mut Rng(seed);
-    let config = config(rng);
+    let config = any_config(rng);
     let source = checkpoint(&config, rng);
     let model = Arc::new(Model::new(&source).unwrap());
     let sets = Isa::available();
@@ -161,7 +161,7 @@ proptest! {
     #[test]
     fn a_prompt_in_pieces_costs_the_rows_of_the_whole(seed: u64) {
         let rng = &mut Rng(seed);
-        let config = config(rng);
+        let config = any_config(rng);
         let mut engine = engine(&config, rng);
         let n = length(rng, &config) + rng.range(0, 200);
         let text = tokens(rng, &config, n);

@@ -12,6 +12,7 @@
 //! | [`weights`] | matrices behind an opaque type, used where they lie |
 //! | [`quant`] | blocks of 32 weights in 8 or 4 bits |
 //! | [`project`] | norm, matrix products, residual or SwiGLU, in one call |
+//! | [`experts`] | the results of a row's experts, put together |
 //! | [`kv`] | keys and values in tiles of 16 positions: growing caches and rings |
 //! | [`mod@attend`] | attention of many rows over cache and window, with the gate |
 //! | [`memory`] | huge pages for weights |
@@ -32,6 +33,7 @@
 compile_error!("weights are used in place as little-endian data; big-endian machines are not supported");
 
 pub mod attend;
+pub mod experts;
 pub mod isa;
 pub mod kv;
 pub mod machine;

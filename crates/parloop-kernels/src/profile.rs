@@ -23,11 +23,24 @@ pub enum Op {
     Output,
     FeedForwardIn,
     FeedForwardOut,
+    Router,
+    Combine,
     Head,
 }
 
-const NAMES: [&str; 9] =
-    ["norm, q k v", "rope", "store k v", "gate", "attention", "o_proj", "norm, gate up", "down_proj", "norm, head"];
+const NAMES: [&str; 11] = [
+    "norm, q k v",
+    "rope",
+    "store k v",
+    "gate",
+    "attention",
+    "o_proj",
+    "norm, gate up",
+    "down_proj",
+    "norm, router",
+    "add experts",
+    "norm, head",
+];
 
 /// Totals of one kind of operation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +85,7 @@ impl Profile {
 
     /// Seconds spent in matrix products and in everything.
     pub fn seconds(&self) -> (f64, f64) {
-        let products = [Op::Qkv, Op::Gate, Op::Output, Op::FeedForwardIn, Op::FeedForwardOut, Op::Head];
+        let products = [Op::Qkv, Op::Gate, Op::Output, Op::FeedForwardIn, Op::FeedForwardOut, Op::Router, Op::Head];
         let sum = products.iter().map(|op| self.totals[*op as usize].seconds).sum();
         (sum, self.totals.iter().map(|t| t.seconds).sum())
     }

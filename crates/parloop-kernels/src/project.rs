@@ -33,7 +33,7 @@ use crate::quant;
 use crate::simd::f32_to_bf16;
 use crate::weights::{WeightType, Weights};
 use crate::{SharedMut, simd};
-use form::{FormId, Prepared};
+use form::{FormId, Prepared, Rows};
 use kernel::{Input, Kernel, Shape, Task};
 use results::TILE;
 use std::ops::Range;
@@ -194,8 +194,29 @@ impl Projector {
     /// If a shape does not fit: `x` not a whole number of rows, a matrix of another width, rows out of range, or a
     /// result or bias of another length.
     pub fn project(&mut self, op: Op, x: &[f32], width: usize, norm: Option<Norm<'_>>, products: &mut [Product<'_>]) {
-        assert!(width > 0 && x.len().is_multiple_of(width), "input is not a whole number of rows");
-        let shape = Shape { rows: x.len() / width, stride: width.next_multiple_of(PADDING) };
+        self.multiply(op, Rows { x, width, picked: None }, norm, products);
+    }
+
+    /// [`Projector::project`] of picked rows of `x`: row `i` of the products is row `picked[i]` of `x`. Experts whose rows
+    /// stand together are products of one call, so that all of them share one list of tasks.
+    ///
+    /// # Panics
+    /// As [`Projector::project`], or if a row is not in `x`.
+    pub fn project_picked(
+        &mut self,
+        op: Op,
+        (x, picked): (&[f32], &[u32]),
+        width: usize,
+        norm: Option<Norm<'_>>,
+        products: &mut [Product<'_>],
+    ) {
+        self.multiply(op, Rows { x, width, picked: Some(picked) }, norm, products);
+    }
+
+    fn multiply(&mut self, op: Op, x: Rows<'_>, norm: Option<Norm<'_>>, products: &mut [Product<'_>]) {
+        let width = x.width;
+        assert!(width > 0 && x.x.len().is_multiple_of(width), "input is not a whole number of rows");
+        let shape = Shape { rows: x.count(), stride: width.next_multiple_of(PADDING) };
         for p in products.iter() {
             let outputs = p.weights.outputs();
             assert_eq!(p.weights.inputs(), width, "width of the matrix");
@@ -211,9 +232,9 @@ impl Projector {
         }
         let began = self.profile.start();
         let isa = self.pool.isa();
-        let kernel = |p: &Product<'_>| table::kernel(p.weights.kind(), isa, shape.rows);
+        let kernel = |p: &Product<'_>| table::kernel(p.weights.kind(), isa, shape.rows, p.rows.len());
         let needed: Vec<FormId> = products.iter().map(|p| kernel(p).form()).collect();
-        self.prepared.fill(&mut self.pool, isa, x, width, norm, &needed);
+        self.prepared.fill(&mut self.pool, isa, x, norm, &needed);
 
         let matrices = |p: &Product<'_>| if p.effect.up().is_some() { 2 } else { 1 };
         let all_bytes: usize =
@@ -225,7 +246,7 @@ impl Projector {
             let kernel = kernel(p);
             let per_output = p.weights.kind().row_bytes(width) * matrices(p);
             let worth = (share / per_output).next_multiple_of(2 * TILE).max(2 * TILE);
-            let (step, row_step) = kernel.cut(shape, worth);
+            let (step, row_step) = kernel.cut(Shape { rows: p.rows.len().max(1), ..shape }, worth);
             let tasks = p.weights.outputs().div_ceil(step) * p.rows.len().div_ceil(row_step);
             let input = Input { first: p.rows.start, ..self.prepared.input(kernel.form(), shape) };
             let (weights, rows, effect, out) = (p.weights, p.rows.len(), p.effect, SharedMut::new(p.out));
@@ -248,7 +269,7 @@ impl Projector {
 
     /// The inner instruction that products with weights of a type use when they have so many rows.
     pub fn kernel_name(&self, kind: WeightType, rows: usize) -> &'static str {
-        table::kernel(kind, self.pool.isa(), rows).name()
+        table::kernel(kind, self.pool.isa(), rows, rows).name()
     }
 
     /// Runs the inner instruction for a weight type and many rows `rounds` times on this thread: how many operations
@@ -256,7 +277,7 @@ impl Projector {
     pub(crate) fn peak(isa: Isa, kind: WeightType, rounds: usize) -> usize {
         assert!(Isa::found().has(isa), "{} is not available on this machine", isa.name());
         // SAFETY: just checked.
-        unsafe { table::kernel(kind, isa, usize::MAX).peak(rounds) }
+        unsafe { table::kernel(kind, isa, usize::MAX, usize::MAX).peak(rounds) }
     }
 }
 

@@ -3,7 +3,7 @@
 pub use crate::fields::TokenIds;
 
 use crate::rope::{self, MAX_CONTEXT, RopeScaling};
-use crate::{Error, Recipe, Result};
+use crate::{Error, ExpertMode, Moe, Recipe, Result};
 
 /// Sizes above which a configuration is refused before anything is allocated.
 mod limits {
@@ -21,7 +21,7 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// d, the width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the SwiGLU feed-forward.
+    /// Width of the SwiGLU feed-forward; with a mixture of experts, that of layers without experts.
     pub intermediate_size: usize,
     /// N, physical layers; each runs once per loop.
     pub num_hidden_layers: usize,
@@ -45,6 +45,8 @@ pub struct ModelConfig {
     pub eos_token_id: Option<TokenIds>,
     /// What the model adds to the plain block.
     pub extras: Extras,
+    /// The mixture of experts in the place of the feed-forward, if there is one.
+    pub moe: Option<Moe>,
     /// The loop recipe.
     pub recipe: Recipe,
 }
@@ -77,14 +79,26 @@ pub struct Extras {
     pub attention_output_bias: bool,
     /// Vectors added to the results of `gate_proj`, `up_proj` and `down_proj`.
     pub mlp_bias: bool,
-    /// RMSNorms of each query head and of each key head, over D, before RoPE (Qwen3).
-    pub qk_norms: bool,
+    /// RMSNorms of queries and keys before RoPE.
+    pub qk_norms: QkNorms,
     /// A second norm in each branch, before its result joins the residual stream (Ouro):
     /// `x += input_layernorm_2(Attn(input_layernorm(x)))`, and likewise `post_attention_layernorm_2` after the
     /// feed-forward.
     pub sandwich_norms: bool,
     /// Changed rotary frequencies, for longer contexts.
     pub rope_scaling: Option<RopeScaling>,
+}
+
+/// RMSNorms of queries and keys before RoPE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QkNorms {
+    /// None.
+    #[default]
+    None,
+    /// Of each query head and of each key head, over D (Qwen3).
+    Head,
+    /// Of all heads together, over H x D and G x D (OLMoE).
+    Whole,
 }
 
 impl Extras {
@@ -98,7 +112,11 @@ impl Extras {
             (false, false) => None,
         };
         let added: Vec<String> = [
-            self.qk_norms.then(|| "norms of queries and keys".into()),
+            match self.qk_norms {
+                QkNorms::None => None,
+                QkNorms::Head => Some("norms of queries and keys".into()),
+                QkNorms::Whole => Some("norms of queries and keys over all heads".into()),
+            },
             self.sandwich_norms.then(|| "sandwich norms".into()),
             attention,
             self.mlp_bias.then(|| "biases in the feed-forward".into()),
@@ -139,6 +157,7 @@ impl ModelConfig {
             bos_token_id: None,
             eos_token_id: None,
             extras: Extras::default(),
+            moe: None,
             recipe,
         }
     }
@@ -193,7 +212,23 @@ impl ModelConfig {
             }
         }
         self.extras.rope_scaling.map_or(Ok(()), |scaling| scaling.validate(self.rope_theta))?;
+        if let Some(moe) = &self.moe {
+            moe.validate(self.num_hidden_layers)?;
+            if self.extras.mlp_bias {
+                let message = "mlp_bias is true, expected false beside moe: experts with biases are not implemented";
+                return Err(Error::Config(message.into()));
+            }
+        } else if self.recipe.experts == ExpertMode::Shared {
+            return Err(Error::Config(
+                "loop.experts is \"shared\", expected \"own\" where there is no moe: the block has no experts".into(),
+            ));
+        }
         self.recipe.validate()
+    }
+
+    /// Whether layer `n` has an ordinary feed-forward.
+    pub fn is_dense(&self, n: usize) -> bool {
+        self.moe.as_ref().is_none_or(|moe| !moe.in_layer(n))
     }
 
     /// Whether this is a plain transformer: one loop, no window, no exit gate. Its recipe says nothing else then.
@@ -221,19 +256,27 @@ impl ModelConfig {
             bos_token_id: _,
             eos_token_id: _,
             extras,
+            moe,
             recipe,
         } = self;
+        let dense = (0..*num_hidden_layers).any(|n| self.is_dense(n));
         let sizes = [
             vocab_size,
             hidden_size,
-            intermediate_size,
+            // Nothing has this width in a model of experts only.
+            if dense { intermediate_size } else { &0 },
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
         ];
         let recipe = if self.is_plain() { &Recipe::vanilla() } else { recipe };
-        format!("{sizes:?} {rms_norm_eps} {rope_theta} {tie_word_embeddings} {extras:?} {recipe:?}")
+        // What came later is said only where it is there, so that the states that earlier versions saved stay valid.
+        let extras = format!("{extras:?}");
+        let extras = extras.replace("qk_norms: None", "qk_norms: false").replace("qk_norms: Head", "qk_norms: true");
+        let recipe = format!("{recipe:?}").replace(", experts: Own", "");
+        let moe = moe.as_ref().map_or(String::new(), |moe| format!(" {moe:?}"));
+        format!("{sizes:?} {rms_norm_eps} {rope_theta} {tie_word_embeddings} {extras} {recipe}{moe}")
     }
 
     /// The rotary frequencies of this model ([`rope::frequencies`]).

@@ -39,7 +39,7 @@ pub struct Family {
     /// Puts what is its own into the keys that all families have. Whether they say all of the model is found by reading
     /// them again.
     write: fn(&ModelConfig, &mut Map<String, Value>),
-    /// Beginnings of tensor names, theirs and ours; `{n}` stands for the number of a layer.
+    /// Beginnings of tensor names, theirs and ours; `{n}` stands for a number: of a layer, of an expert in it.
     names: &'static [(&'static str, &'static str)],
     /// Other beginnings that are read, theirs and ours, and not written.
     aliases: &'static [(&'static str, &'static str)],
@@ -172,13 +172,17 @@ impl Family {
     }
 }
 
-/// A name that begins with `from`, with `to` in its place; `{n}` stands for a number in both.
+/// A name that begins with `from`, with `to` in its place; each `{n}` stands for a number, in both in the same order.
 fn renamed(name: &str, from: &str, to: &str) -> Option<String> {
-    let (before, after) = from.split_once("{n}")?;
-    let rest = name.strip_prefix(before)?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0)?;
-    let ending = rest[digits..].strip_prefix(after)?;
-    Some(to.replace("{n}", &rest[..digits]) + ending)
+    let (mut rest, mut new) = (name, to.to_owned());
+    let mut parts = from.split("{n}");
+    rest = rest.strip_prefix(parts.next()?)?;
+    for after in parts {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0)?;
+        new = new.replacen("{n}", &rest[..digits], 1);
+        rest = rest[digits..].strip_prefix(after)?;
+    }
+    Some(new + rest)
 }
 
 /// Whether two descriptions mean the same model.
@@ -189,5 +193,6 @@ fn same(a: &ModelConfig, b: &ModelConfig) -> bool {
 
 fn in_words(config: &ModelConfig) -> String {
     let extras = config.extras.describe().map_or(String::new(), |extras| format!(" with {extras}"));
-    config.recipe.describe() + &extras
+    let moe = config.moe.as_ref().map_or(String::new(), |moe| format!(" and {}", moe.describe()));
+    config.recipe.describe() + &extras + &moe
 }

@@ -56,6 +56,7 @@ pub(crate) fn read(path: &Path) -> Result<Model> {
     let mut tensors = HashMap::new();
     for (name, tensor) in container.tensors {
         let full = names::to_hugging_face(&name);
+        let tensor = if full.ends_with(quantize::SHARED_GATE) { tensor.as_row() } else { tensor };
         if tensors.insert(full.clone(), tensor).is_some() {
             return Err(fail(format!("has the tensor {full} under two names")));
         }

@@ -5,8 +5,8 @@
 //! files go through it with [`LayerParts::try_map`] or [`LayerParts::list`]. So another tensor is a field, a line of the
 //! walk and a row of [`LayerParts::of`], all of them in this file; only what computes with it is elsewhere.
 
-use crate::config::{Extras, Sizes};
-use crate::{GateKind, ModelConfig, Recipe};
+use crate::config::{Extras, QkNorms, Sizes};
+use crate::{GateKind, ModelConfig, Moe, Recipe, SharedExpert};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::LazyLock;
@@ -22,6 +22,8 @@ pub enum Role {
     Norm,
     /// `[H, d]` or `[H, D]`, the gate of G-SWA; `[1, d]`, the exit gate.
     Gate,
+    /// `[E, d]`, from which experts are chosen; `[1, d]`, the gate of a shared expert.
+    Router,
     /// Added to the result of a product or of a gate.
     Bias,
     /// `[V, d]`, the output head.
@@ -93,6 +95,60 @@ pub enum FeedForward<M, V = M> {
         /// `[d, ff]`
         down_proj: Linear<M, V>,
     },
+    /// A mixture of experts ([`crate::experts`]).
+    Experts(Experts<M, V>),
+}
+
+/// The SwiGLU of an expert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expert<M> {
+    /// `[width, d]`
+    pub gate_proj: M,
+    /// `[width, d]`
+    pub up_proj: M,
+    /// `[d, width]`
+    pub down_proj: M,
+}
+
+/// A router and what it chooses from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Experts<M, V = M> {
+    /// `[E, d]`
+    pub router: M,
+    /// `[E]`, added to the scores for the choice, where the model has it.
+    pub choice_bias: Option<V>,
+    /// E of them.
+    pub experts: Vec<Expert<M>>,
+    /// What every row takes beside its experts.
+    pub shared: Option<Expert<M>>,
+    /// `[1, d]`, the gate of the shared expert, where the model has one.
+    pub shared_gate: Option<M>,
+}
+
+impl<M> Expert<M> {
+    fn try_map<'a, A, E>(&'a self, matrix: &mut impl FnMut(&'a M) -> Result<A, E>) -> Result<Expert<A>, E> {
+        Ok(Expert {
+            gate_proj: matrix(&self.gate_proj)?,
+            up_proj: matrix(&self.up_proj)?,
+            down_proj: matrix(&self.down_proj)?,
+        })
+    }
+}
+
+impl<M, V> Experts<M, V> {
+    fn try_map<'a, A, B, E>(
+        &'a self,
+        matrix: &mut impl FnMut(&'a M) -> Result<A, E>,
+        vector: &mut impl FnMut(&'a V) -> Result<B, E>,
+    ) -> Result<Experts<A, B>, E> {
+        Ok(Experts {
+            router: matrix(&self.router)?,
+            choice_bias: self.choice_bias.as_ref().map(vector).transpose()?,
+            experts: self.experts.iter().map(|expert| expert.try_map(matrix)).collect::<Result<_, E>>()?,
+            shared: self.shared.as_ref().map(|expert| expert.try_map(matrix)).transpose()?,
+            shared_gate: self.shared_gate.as_ref().map(matrix).transpose()?,
+        })
+    }
 }
 
 /// The tensors of one layer. Those that all rows are multiplied with are an `M`, the others a `V`.
@@ -106,9 +162,9 @@ pub struct LayerParts<M, V = M> {
     pub k: Linear<M, V>,
     /// `[G x D, d]`
     pub v: Linear<M, V>,
-    /// `[D]`, the norm of each query head before RoPE, where the model has them.
+    /// `[D]` or `[H x D]`, the norm of each query head or of all before RoPE, where the model has them.
     pub q_norm: Option<V>,
-    /// `[D]`, the norm of each key head before RoPE, where the model has them.
+    /// `[D]` or `[G x D]`, the norm of each key head or of all before RoPE, where the model has them.
     pub k_norm: Option<V>,
     /// `[d, H x D]`
     pub o: Linear<M, V>,
@@ -170,11 +226,13 @@ impl<M, V> FeedForward<M, V> {
         matrix: &mut impl FnMut(&'a M) -> Result<A, E>,
         vector: &mut impl FnMut(&'a V) -> Result<B, E>,
     ) -> Result<FeedForward<A, B>, E> {
-        let Self::Dense { gate_proj, up_proj, down_proj } = self;
-        Ok(FeedForward::Dense {
-            gate_proj: gate_proj.try_map(matrix, vector)?,
-            up_proj: up_proj.try_map(matrix, vector)?,
-            down_proj: down_proj.try_map(matrix, vector)?,
+        Ok(match self {
+            Self::Dense { gate_proj, up_proj, down_proj } => FeedForward::Dense {
+                gate_proj: gate_proj.try_map(matrix, vector)?,
+                up_proj: up_proj.try_map(matrix, vector)?,
+                down_proj: down_proj.try_map(matrix, vector)?,
+            },
+            Self::Experts(experts) => FeedForward::Experts(experts.try_map(matrix, vector)?),
         })
     }
 }
@@ -242,12 +300,12 @@ impl<T> LayerParts<T> {
     }
 }
 
-/// What is to be known of a layer's tensor: it is the same in every layer.
+/// What is to be known of a layer's tensor: it is the same in every layer that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Its name after `model.layers.{n}.`.
     pub name: String,
-    /// Its name after `blk.{n}.` in a GGUF file.
+    /// Its name after `blk.{n}.` in a GGUF file, where the experts of a layer are one tensor.
     pub gguf: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
@@ -270,6 +328,10 @@ impl Part {
         Linear { weight: Self::new(names, "weight", &shape, Role::Matrix), bias }
     }
 
+    fn matrix((name, gguf): (&str, &str), shape: [usize; 2], role: Role) -> Self {
+        Self::new((name, gguf), "weight", &shape, role)
+    }
+
     /// The tensor in layer `n`.
     pub fn spec(&self, n: usize) -> Spec {
         Spec { name: layer_name(n, &self.name), shape: self.shape.clone(), role: self.role }
@@ -277,8 +339,8 @@ impl Part {
 }
 
 impl LayerParts<Part> {
-    /// The tensors that each layer of a model has. In pairs: the name in checkpoint folders, the name in GGUF files.
-    pub fn of(c: &ModelConfig) -> Self {
+    /// The tensors that layer `n` of a model has. In pairs: the name in checkpoint folders, the name in GGUF files.
+    pub fn of(c: &ModelConfig, n: usize) -> Self {
         let (d, ff, h) = (c.hidden_size, c.intermediate_size, c.num_attention_heads);
         let (q, kv, extras) = (c.query_width(), c.kv_width(), &c.extras);
         let gate = |kind| {
@@ -295,29 +357,36 @@ impl LayerParts<Part> {
                 GateKind::Query => Gate::Query { weight, bias },
             }
         };
-        let head_norm = |names| extras.qk_norms.then(|| Part::norm(names, c.head_dim));
+        let head_norm = |names, all| match extras.qk_norms {
+            QkNorms::None => None,
+            QkNorms::Head => Some(Part::norm(names, c.head_dim)),
+            QkNorms::Whole => Some(Part::norm(names, all)),
+        };
         let sandwich = |names| extras.sandwich_norms.then(|| Part::norm(names, d));
         Self {
             input_norm: Part::norm(("input_layernorm", "attn_norm"), d),
             q: Part::linear(("self_attn.q_proj", "attn_q"), [q, d], extras.attention_bias),
             k: Part::linear(("self_attn.k_proj", "attn_k"), [kv, d], extras.attention_bias),
             v: Part::linear(("self_attn.v_proj", "attn_v"), [kv, d], extras.attention_bias),
-            q_norm: head_norm(("self_attn.q_norm", "attn_q_norm")),
-            k_norm: head_norm(("self_attn.k_norm", "attn_k_norm")),
+            q_norm: head_norm(("self_attn.q_norm", "attn_q_norm"), q),
+            k_norm: head_norm(("self_attn.k_norm", "attn_k_norm"), kv),
             o: Part::linear(("self_attn.o_proj", "attn_output"), [d, q], extras.attention_output_bias),
             gate: c.recipe.local.map(|local| gate(local.gate)),
             attention_out_norm: sandwich(("input_layernorm_2", "post_attention_norm")),
             post_norm: Part::norm(("post_attention_layernorm", "ffn_norm"), d),
-            feed_forward: FeedForward::Dense {
-                gate_proj: Part::linear(("mlp.gate_proj", "ffn_gate"), [ff, d], extras.mlp_bias),
-                up_proj: Part::linear(("mlp.up_proj", "ffn_up"), [ff, d], extras.mlp_bias),
-                down_proj: Part::linear(("mlp.down_proj", "ffn_down"), [d, ff], extras.mlp_bias),
+            feed_forward: match &c.moe {
+                Some(moe) if moe.in_layer(n) => FeedForward::Experts(Experts::of(moe, d)),
+                _ => FeedForward::Dense {
+                    gate_proj: Part::linear(("mlp.gate_proj", "ffn_gate"), [ff, d], extras.mlp_bias),
+                    up_proj: Part::linear(("mlp.up_proj", "ffn_up"), [ff, d], extras.mlp_bias),
+                    down_proj: Part::linear(("mlp.down_proj", "ffn_down"), [d, ff], extras.mlp_bias),
+                },
             },
             feed_forward_out_norm: sandwich(("post_attention_layernorm_2", "post_ffw_norm")),
         }
     }
 
-    /// Every tensor that a layer of any model may have: what tables of names are made of.
+    /// Every tensor that a layer of any model may have, of experts the first: what tables of names are made of.
     pub fn every() -> &'static [Part] {
         static EVERY: LazyLock<Vec<Part>> = LazyLock::new(|| {
             let sizes = Sizes {
@@ -334,22 +403,62 @@ impl LayerParts<Part> {
                 attention_bias: true,
                 attention_output_bias: true,
                 mlp_bias: true,
-                qk_norms: true,
+                qk_norms: QkNorms::Head,
                 sandwich_norms: true,
                 rope_scaling: None,
             };
-            let mut every = Vec::new();
-            LayerParts::of(&config).each(|part| every.push(part.clone()));
+            let mut every: Vec<Part> = Vec::new();
+            LayerParts::of(&config, 0).each(|part| every.push(part.clone()));
+            let shared = Some(SharedExpert { width: 1, gate: true });
+            config.moe = Some(Moe { choice_bias: true, shared, ..Moe::new(1, 1, 1) });
+            LayerParts::of(&config, 0).each(|part| {
+                if !every.contains(part) {
+                    every.push(part.clone());
+                }
+            });
             every
         });
         &EVERY
     }
 
-    /// These tensors in layer `n`.
+    /// These tensors in layer `n`, of which they are.
     pub fn specs(&self, n: usize) -> LayerParts<Spec> {
         let spec = |part: &Part| Ok::<_, Infallible>(part.spec(n));
         let Ok(specs) = self.try_map(spec, spec);
         specs
+    }
+}
+
+/// Where the names of an expert's tensors have its number: `mlp.experts.{e}.gate_proj.weight`.
+pub(crate) const EXPERTS: &str = "mlp.experts.";
+
+impl Experts<Part> {
+    fn of(moe: &Moe, d: usize) -> Self {
+        let expert = |name: &str, gguf: &str, width: usize| {
+            let part = |one: &str, short: &str, shape| {
+                Part::matrix((&format!("{name}.{one}_proj"), &format!("ffn_{short}_{gguf}")), shape, Role::Matrix)
+            };
+            Expert {
+                gate_proj: part("gate", "gate", [width, d]),
+                up_proj: part("up", "up", [width, d]),
+                down_proj: part("down", "down", [d, width]),
+            }
+        };
+        let gate = moe.shared.filter(|shared| shared.gate);
+        let choice_bias = moe.choice_bias.then(|| Part {
+            name: "mlp.gate.e_score_correction_bias".into(),
+            gguf: "exp_probs_b.bias".into(),
+            shape: vec![moe.experts],
+            role: Role::Bias,
+        });
+        Self {
+            router: Part::matrix(("mlp.gate", "ffn_gate_inp"), [moe.experts, d], Role::Router),
+            choice_bias,
+            experts: (0..moe.experts).map(|e| expert(&format!("{EXPERTS}{e}"), "exps", moe.width)).collect(),
+            shared: moe.shared.map(|shared| expert("mlp.shared_expert", "shexp", shared.width)),
+            shared_gate: gate
+                .map(|_| Part::matrix(("mlp.shared_expert_gate", "ffn_gate_inp_shexp"), [1, d], Role::Router)),
+        }
     }
 }
 
@@ -370,7 +479,7 @@ mod tests {
             let local = Some(crate::Local { left: 3, gate });
             let config = crate::family::parse(include_str!("../../../tests/goldens/plt2/config.json")).unwrap().config;
             let config = ModelConfig { recipe: Recipe { local, ..Recipe::plt(2) }, ..config };
-            LayerParts::of(&config).each(|part| assert!(every.iter().any(|p| p.name == part.name), "{}", part.name));
+            LayerParts::of(&config, 0).each(|part| assert!(every.iter().any(|p| p.name == part.name), "{}", part.name));
         }
     }
 
@@ -380,7 +489,7 @@ mod tests {
         for kind in [GateKind::Hidden, GateKind::Query] {
             let mut config = config.as_ref().unwrap().config.clone();
             config.recipe.local.iter_mut().for_each(|local| local.gate = kind);
-            let parts = LayerParts::of(&config);
+            let parts = LayerParts::of(&config, 1);
             let mut seen = Vec::new();
             for piece in parts.list() {
                 let (part, product) = match piece {
@@ -407,7 +516,7 @@ mod tests {
     #[test]
     fn a_walk_stops_at_the_first_error() {
         let config = crate::family::parse(include_str!("../../../tests/goldens/plt2/config.json")).unwrap().config;
-        let (mut matrices, parts) = (0, LayerParts::of(&config));
+        let (mut matrices, parts) = (0, LayerParts::of(&config, 0));
         let stopped = parts.try_map(
             |part| {
                 matrices += 1;

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`recipe`] | the loop recipe and its named presets |
 //! | [`config`] | the description of a model: sizes, recipe, validation |
+//! | [`experts`] | mixtures of experts: what there is, and the routing of a row |
 //! | [`family`] | `config.json` and tensor names of every kind of checkpoint, as mappings onto ours and back |
 //! | [`rope`] | rotary frequencies, plain and scaled |
 //! | [`layer`] | the tensors of a layer, listed once |
@@ -30,6 +31,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod dtype;
 pub mod error;
+pub mod experts;
 pub mod family;
 mod fields;
 mod files;
@@ -47,12 +49,13 @@ pub mod tokenizer;
 
 pub use chat::{ChatSource, ChatTemplate, Conversation, Message};
 pub use checkpoint::Checkpoint;
-pub use config::{Extras, ModelConfig, Sizes};
+pub use config::{Extras, ModelConfig, QkNorms, Sizes};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use experts::{Groups, Moe, Score, SharedExpert};
 pub use generation::{GenerationDefaults, Stops};
-pub use layer::{FeedForward, Gate, LayerParts, Linear};
-pub use recipe::{Exit, GateKind, KvMode, Local, Recipe};
+pub use layer::{Expert, Experts, FeedForward, Gate, LayerParts, Linear};
+pub use recipe::{Exit, ExpertMode, GateKind, KvMode, Local, Recipe};
 pub use tensor::Tensor;
 pub use text::TextSettings;
 pub use tokenizer::Tokenizer;

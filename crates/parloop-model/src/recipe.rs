@@ -33,6 +33,26 @@ pub struct Recipe {
     /// A learned gate that may take the logits from an earlier loop, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// Whose experts later loops take, where the block has experts.
+    #[serde(skip_serializing_if = "ExpertMode::is_own")]
+    pub experts: ExpertMode,
+}
+
+/// Whose experts loops r >= 2 take, where the block is a mixture of experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertMode {
+    /// Every loop routes its rows by itself.
+    #[default]
+    Own,
+    /// Loops r >= 2 take the experts that loop 1 chose for the same token in the same layer, and weigh them themselves.
+    Shared,
+}
+
+impl ExpertMode {
+    fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
 }
 
 /// The exit gate (Ouro, arXiv 2510.25741). After each loop u its probability of ending there is
@@ -90,6 +110,7 @@ impl Recipe {
             kv: KvMode::Shared,
             local: Some(Local { left: 64, gate: GateKind::Hidden }),
             exit: None,
+            experts: ExpertMode::Own,
         }
     }
 
@@ -104,11 +125,12 @@ impl Recipe {
             kv: KvMode::PerLoop,
             local: None,
             exit: None,
+            experts: ExpertMode::Own,
         }
     }
 
     /// A named recipe: `vanilla`, `loopR`, `loopR-clp`, `loopR-clp-share`, `pltR`, `pltR-query`, for any R
-    /// (`loop2`, `plt3`, ...). `loopR-clp` adds cross-loop parallelism (the shift), `-share` shares loop 1's K/V.
+    /// (`loop2`, `plt3`, ...), with `-shared-experts` after it where later loops are to take loop 1's experts. `loopR-clp` adds cross-loop parallelism (the shift), `-share` shares loop 1's K/V.
     ///
     /// # Errors
     /// The name is none of these, or R is 0 or above [`MAX_LOOPS`].
@@ -116,9 +138,13 @@ impl Recipe {
         let unknown = || {
             Error::Config(format!(
                 "unknown recipe \"{name}\": expected vanilla, loopR, loopR-clp, loopR-clp-share, pltR or pltR-query \
-                 with R the number of loops, for example plt2"
+                 with R the number of loops, for example plt2, and -shared-experts after it where loops share experts"
             ))
         };
+        if let Some(name) = name.strip_suffix("-shared-experts") {
+            let recipe = Self { experts: ExpertMode::Shared, ..Self::preset(name).map_err(|_| unknown())? };
+            return recipe.validate().map(|()| recipe);
+        }
         if name == "vanilla" {
             return Ok(Self::vanilla());
         }
@@ -157,6 +183,10 @@ impl Recipe {
         }
         if let Some(exit) = self.exit.filter(|exit| !(0.0..=1.0).contains(&exit.threshold)) {
             return fail("exit.threshold", exit.threshold.to_string(), "0 to 1");
+        }
+        if self.experts == ExpertMode::Shared && self.count == 1 {
+            let expected = "\"own\" with loop.count = 1: there is no later loop that could take loop 1's experts";
+            return fail("experts", "\"shared\"".into(), expected);
         }
         match self.local {
             Some(local) if local.left > MAX_LEFT => {
@@ -210,6 +240,9 @@ impl Recipe {
             let gate = if gate == GateKind::Hidden { "hidden state" } else { "query" };
             text += &format!("; gated window of {left} + 1 own keys (gate from the {gate})");
         }
+        if self.experts == ExpertMode::Shared {
+            text += "; loop 1's experts taken by the later loops";
+        }
         match self.exit {
             Some(exit) if exit.threshold < 1.0 => {
                 text += &format!("; logits of the loop at which the exit gate reaches {}", exit.threshold);
@@ -224,7 +257,7 @@ impl Recipe {
 impl Recipe {
     /// Reads the object `loop` of our `config.json`, or a table of a training file.
     pub(crate) fn read(mut fields: Fields) -> Result<Self> {
-        let keys = ["count", "shift", "embedding_scale", "hidden_scale", "norm", "kv", "local", "exit"];
+        let keys = ["count", "shift", "embedding_scale", "hidden_scale", "norm", "kv", "local", "exit", "experts"];
         fields.known(&keys)?;
         fields.need(&[
             ("count", "a whole number from 1 to 64"),
@@ -252,6 +285,10 @@ impl Recipe {
             kv: fields.word("kv", &[("per_loop", KvMode::PerLoop), ("shared", KvMode::Shared)])?,
             local: fields.object("local")?.map(local).transpose()?,
             exit: fields.object("exit")?.map(exit).transpose()?,
+            experts: match fields.has("experts") {
+                true => fields.word("experts", &[("own", ExpertMode::Own), ("shared", ExpertMode::Shared)])?,
+                false => ExpertMode::Own,
+            },
         })
     }
 }
@@ -279,12 +316,25 @@ mod tests {
         assert_eq!(Recipe::preset("loop2-clp-share").unwrap().kv, KvMode::Shared);
         assert!(Recipe::preset("vanilla").unwrap().one_pass());
         assert!(!looped.one_pass() && plt3.one_pass());
+        let shared = Recipe::preset("plt2-shared-experts").unwrap();
+        assert_eq!(shared, Recipe { experts: ExpertMode::Shared, ..Recipe::plt(2) });
     }
 
     #[test]
     fn unknown_names_and_counts_are_refused() {
-        for name in ["", "plt", "plt0", "plt65", "plt-2", "loop2-share", "plt99999999999999999999", "2plt", "vanilla2"]
-        {
+        for name in [
+            "",
+            "plt",
+            "plt0",
+            "plt65",
+            "plt-2",
+            "loop2-share",
+            "plt99999999999999999999",
+            "2plt",
+            "vanilla2",
+            "vanilla-shared-experts",
+            "plt1-shared-experts",
+        ] {
             assert!(Recipe::preset(name).is_err(), "{name}");
         }
     }

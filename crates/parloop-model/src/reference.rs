@@ -2,8 +2,9 @@
 //!
 //! Written to be read and to be right, not to be fast. The engine and the training module are held to it.
 
-use crate::layer::{FeedForward, Gate, LayerParts, Linear};
-use crate::{Checkpoint, Exit, KvMode, ModelConfig, Result, Tensor, tensors};
+use crate::experts::{Moe, Space};
+use crate::layer::{Expert, Experts, FeedForward, Gate, LayerParts, Linear};
+use crate::{Checkpoint, Exit, ExpertMode, KvMode, ModelConfig, Result, Tensor, tensors};
 
 /// What the reference computes for one sequence of T tokens.
 pub struct Output {
@@ -11,6 +12,10 @@ pub struct Output {
     pub logits: Vec<Vec<f32>>,
     /// `[R][T][d]`, the output of each loop after the final norm.
     pub states: Vec<Vec<Vec<f32>>>,
+    /// How near any row was to other experts ([`Moe::margin`]); infinite without experts.
+    pub margin: f32,
+    /// `[R][N][T][k]`, the experts of every row; empty in layers without.
+    pub experts: Vec<Vec<Vec<Vec<u16>>>>,
 }
 
 /// What one head does at one position of a loop.
@@ -113,6 +118,37 @@ fn attend(
     (y, scores)
 }
 
+impl Expert<Matrix> {
+    /// SwiGLU.
+    fn of(&self, x: &[f32]) -> Vec<f32> {
+        self.down_proj.times(&swiglu(&self.gate_proj.times(x), &self.up_proj.times(x)))
+    }
+}
+
+fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    gate.iter().zip(up).map(|(g, up)| g * sigmoid(*g) * up).collect()
+}
+
+/// The experts of a mixture for one row: those it chooses, or those `given`. Gives its result, its experts, and how near it
+/// was to others.
+fn mixed(moe: &Moe, parts: &Experts<Matrix, Vec<f32>>, given: Option<&[u16]>, x: &[f32]) -> (Vec<f32>, Vec<u16>, f32) {
+    let (logits, bias) = (parts.router.times(x), parts.choice_bias.as_deref());
+    let mut chosen = given.map_or_else(|| vec![0; moe.top_k], <[u16]>::to_vec);
+    let mut weights = vec![0.0; moe.top_k];
+    moe.route(&logits, bias, given.is_some(), &mut Space::default(), &mut chosen, &mut weights);
+    let mut y = vec![0.0; x.len()];
+    for (e, weight) in chosen.iter().zip(&weights) {
+        let one = parts.experts[usize::from(*e)].of(x);
+        y.iter_mut().zip(one).for_each(|(y, one)| *y += weight * one);
+    }
+    if let Some(shared) = &parts.shared {
+        let gate = parts.shared_gate.as_ref().map_or(1.0, |gate| sigmoid(dot(gate.row(0), x)));
+        y.iter_mut().zip(shared.of(x)).for_each(|(y, one)| *y += gate * one);
+    }
+    let margin = if given.is_some() { f32::INFINITY } else { moe.margin(&logits, bias) };
+    (y, chosen, margin)
+}
+
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
@@ -140,8 +176,9 @@ impl Reference {
         let config = checkpoint.config().clone();
         let vector = |name: &str| Ok(checkpoint.tensor(name)?.to_f32());
         let matrix = |name: &str| Ok(Matrix::new(checkpoint.tensor(name)?));
-        let parts = LayerParts::of(&config);
-        let layer = |n: usize| parts.specs(n).try_map(|spec| matrix(&spec.name), |spec| vector(&spec.name));
+        let layer = |n: usize| {
+            LayerParts::of(&config, n).specs(n).try_map(|spec| matrix(&spec.name), |spec| vector(&spec.name))
+        };
         Ok(Self {
             embedding: matrix(tensors::EMBEDDING)?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
@@ -177,19 +214,21 @@ impl Reference {
         let mut states: Vec<Vec<Vec<f32>>> = Vec::new();
         let mut shared: Vec<Cache> = self.layers.iter().map(|_| Cache::default()).collect();
         let mut x: Vec<Vec<f32>> = embedding.iter().map(|e| e.to_vec()).collect();
+        let (mut experts, mut margin) = (vec![vec![Vec::new(); self.layers.len()]; recipe.count], f32::INFINITY);
         for r in 0..recipe.count {
             if r > 0 {
                 let before = if recipe.norm { &states[r - 1] } else { &x };
                 x = (0..ids.len()).map(|t| self.loop_input(embedding[t], before, t)).collect();
             }
             for (n, cache) in shared.iter_mut().enumerate() {
-                self.block(n, cache, &mut x, r, watch);
+                self.attention(n, cache, &mut x, r, watch);
+                margin = margin.min(self.feed_forward(n, &mut x, r, &mut experts));
             }
             states.push(x.iter().map(|x| rms_norm(x, &self.final_norm, eps)).collect());
         }
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         let logits = (0..ids.len()).map(|t| head.times(&states[self.exit_loop(&states, t)][t])).collect();
-        Ok(Output { logits, states })
+        Ok(Output { logits, states, margin, experts })
     }
 
     /// The loop (0-based) whose state at position t gives the logits: the last, or the first at which the
@@ -223,31 +262,32 @@ impl Reference {
         x
     }
 
-    /// Block `n` over all positions, in loop `r` (0-based).
-    fn block(&self, n: usize, shared: &mut Cache, x: &mut [Vec<f32>], r: usize, watch: &mut dyn FnMut(Attended<'_>)) {
+    /// The attention of layer `n` over all positions, in loop `r` (0-based).
+    fn attention(
+        &self,
+        n: usize,
+        shared: &mut Cache,
+        x: &mut [Vec<f32>],
+        r: usize,
+        watch: &mut dyn FnMut(Attended<'_>),
+    ) {
         let (c, layer) = (&self.config, &self.layers[n]);
         let (eps, head_dim) = (c.rms_norm_eps, c.head_dim);
         let group = c.num_attention_heads / c.num_key_value_heads;
         let turned = |m: &Linear<Matrix, Vec<f32>>, norm: &Option<Vec<f32>>, u: &[Vec<f32>]| -> Vec<Vec<f32>> {
             let mut rows: Vec<Vec<f32>> = u.iter().map(|u| m.of(u)).collect();
             for (t, row) in rows.iter_mut().enumerate() {
-                for head in row.chunks_exact_mut(head_dim) {
-                    if let Some(norm) = norm {
-                        head.copy_from_slice(&rms_norm(head, norm, eps));
-                    }
-                    rotate(head, t, &self.rope);
+                // One head at a time, or all together.
+                if let Some(norm) = norm {
+                    row.chunks_exact_mut(norm.len()).for_each(|x| x.copy_from_slice(&rms_norm(x, norm, eps)));
                 }
+                row.chunks_exact_mut(head_dim).for_each(|head| rotate(head, t, &self.rope));
             }
             rows
         };
         let u: Vec<Vec<f32>> = x.iter().map(|x| rms_norm(x, &layer.input_norm, eps)).collect();
         let q = turned(&layer.q, &layer.q_norm, &u);
         let own = Cache { k: turned(&layer.k, &layer.k_norm, &u), v: u.iter().map(|u| layer.v.of(u)).collect() };
-        let joined = |norm: &Option<Vec<f32>>, y: Vec<f32>| match norm {
-            Some(norm) => rms_norm(&y, norm, eps),
-            None => y,
-        };
-        let FeedForward::Dense { gate_proj, up_proj, down_proj } = &layer.feed_forward;
         let later_shared = r > 0 && c.recipe.kv == KvMode::Shared;
         if r == 0 {
             *shared = own.clone();
@@ -272,11 +312,42 @@ impl Reference {
                 watch(Attended { r, layer: n, head: h, t, weights: &weights, gate: opened });
                 y.extend(head);
             }
-            add(&mut x[t], &joined(&layer.attention_out_norm, layer.o.of(&y)));
-            let u = rms_norm(&x[t], &layer.post_norm, eps);
-            let silu = |a: f32| a * sigmoid(a);
-            let inner: Vec<f32> = gate_proj.of(&u).iter().zip(up_proj.of(&u)).map(|(g, up)| silu(*g) * up).collect();
-            add(&mut x[t], &joined(&layer.feed_forward_out_norm, down_proj.of(&inner)));
+            add(&mut x[t], &self.joined(&layer.attention_out_norm, layer.o.of(&y)));
+        }
+    }
+
+    /// The feed-forward of layer `n` over all positions, in loop `r`: one for all rows, or the experts of each, which
+    /// are put down in `experts`. Gives the least margin of the rows.
+    fn feed_forward(&self, n: usize, x: &mut [Vec<f32>], r: usize, experts: &mut [Vec<Vec<Vec<u16>>>]) -> f32 {
+        let (layer, recipe) = (&self.layers[n], &self.config.recipe);
+        let mut least = f32::INFINITY;
+        for (t, x) in x.iter_mut().enumerate() {
+            let u = rms_norm(x, &layer.post_norm, self.config.rms_norm_eps);
+            let y = match (&layer.feed_forward, &self.config.moe) {
+                (FeedForward::Dense { gate_proj, up_proj, down_proj }, _) => {
+                    down_proj.of(&swiglu(&gate_proj.of(&u), &up_proj.of(&u)))
+                }
+                (FeedForward::Experts(parts), Some(moe)) => {
+                    // The same token in the same layer of loop 1.
+                    let shared = r > 0 && recipe.experts == ExpertMode::Shared;
+                    let given = shared.then(|| experts[0][n][t].clone());
+                    let (y, chosen, margin) = mixed(moe, parts, given.as_deref(), &u);
+                    experts[r][n].push(chosen);
+                    least = least.min(margin);
+                    y
+                }
+                (FeedForward::Experts(_), None) => unreachable!("only a mixture has experts"),
+            };
+            add(x, &self.joined(&layer.feed_forward_out_norm, y));
+        }
+        least
+    }
+
+    /// A branch's result as it joins the residual stream.
+    fn joined(&self, norm: &Option<Vec<f32>>, y: Vec<f32>) -> Vec<f32> {
+        match norm {
+            Some(norm) => rms_norm(&y, norm, self.config.rms_norm_eps),
+            None => y,
         }
     }
 }

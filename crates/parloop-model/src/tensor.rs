@@ -52,6 +52,23 @@ impl Tensor {
             .then_some(Self { paired: head, ..self })
     }
 
+    /// Rows `first ..` of this tensor in place, as one of this shape; `None` unless there are as many.
+    pub(crate) fn part(&self, first: usize, shape: Vec<usize>) -> Option<Self> {
+        let rows = shape.iter().rev().skip(1).try_fold(1usize, |n, s| n.checked_mul(*s))?;
+        let fits = self.paired == 0 && shape.last() == self.shape.last() && first.checked_add(rows)? <= self.rows();
+        let size = self.byte_len() / self.rows().max(1);
+        let (start, end) = (self.start + first * size, self.start + (first + rows) * size);
+        fits.then(|| Self { shape, start, end, source: self.source.clone(), ..*self })
+    }
+
+    /// A vector as a matrix of one row.
+    pub(crate) fn as_row(self) -> Self {
+        match self.shape[..] {
+            [width] => Self { shape: vec![1, width], ..self },
+            _ => self,
+        }
+    }
+
     /// Rows of the tensor; a vector is one row.
     pub fn rows(&self) -> usize {
         self.shape.iter().rev().skip(1).product()

@@ -20,9 +20,8 @@ pub const EXIT_BIAS: &str = "model.early_exit_gate.bias";
 pub fn expected(c: &ModelConfig) -> Vec<Spec> {
     let (d, v) = (c.hidden_size, c.vocab_size);
     let mut specs = vec![spec(EMBEDDING.into(), &[v, d], Role::Embedding)];
-    let layer = LayerParts::of(c);
     for n in 0..c.num_hidden_layers {
-        layer.each(|part| specs.push(part.spec(n)));
+        LayerParts::of(c, n).each(|part| specs.push(part.spec(n)));
     }
     if c.recipe.exit.is_some() {
         specs.push(spec(EXIT_GATE.into(), &[1, d], Role::Gate));

@@ -2,7 +2,7 @@
 
 use parloop_model::checkpoint::{CheckpointWriter, TensorData};
 use parloop_model::{Checkpoint, DType, Tokenizer, tensors};
-use parloop_testing::{GOLDENS, Golden, Rng, checkpoint, config};
+use parloop_testing::{GOLDENS, Golden, Rng, any_config, checkpoint};
 use std::path::Path;
 
 fn write(folder: &Path, source: &Checkpoint, dtype: DType, shard: Option<u64>) {
@@ -25,7 +25,7 @@ fn write(folder: &Path, source: &Checkpoint, dtype: DType, shard: Option<u64>) {
 fn written_checkpoints_read_back_in_every_type_single_and_sharded() {
     let mut rng = Rng(7);
     for case in 0..12 {
-        let config = config(&mut rng);
+        let config = any_config(&mut rng);
         let source = checkpoint(&config, &mut rng);
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("deep/er/model");
@@ -189,7 +189,7 @@ fn every_golden_and_its_tokenizer_kind_opens() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut rng = Rng(3);
-    let mut config = config(&mut rng);
+    let mut config = any_config(&mut rng);
     config.vocab_size = 300;
     let source = checkpoint(&config, &mut rng);
     write(&folder.path().join("m"), &source, DType::F32, None);
@@ -204,7 +204,7 @@ fn tokenizer_json_comes_before_tokenizer_model_and_neither_may_outgrow_the_vocab
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut rng = Rng(4);
-    let mut config = config(&mut rng);
+    let mut config = any_config(&mut rng);
     let pieces = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sentencepiece/bpe-spaces.model")).unwrap();
     std::fs::write(folder.join("tokenizer.model"), &pieces).unwrap();
     let ids = parloop_model::tokenizer::Pieces::from_bytes(&pieces).unwrap().pieces.len();

@@ -1,11 +1,11 @@
 //! The scalar reference against the outside implementation.
 
 use parloop_model::reference::Reference;
-use parloop_testing::{GOLDENS, Golden, assert_close};
+use parloop_testing::{GOLDENS, Golden, MOE_GOLDENS, assert_close};
 
 #[test]
 fn the_reference_reproduces_every_golden() {
-    for name in GOLDENS {
+    for name in GOLDENS.into_iter().chain(MOE_GOLDENS) {
         let golden = Golden::read(name);
         let output = Reference::new(&golden.checkpoint).unwrap().forward(&golden.ids).unwrap();
         assert_close(&format!("{name}: logits"), &output.logits.concat(), &golden.logits, 1e-4);

@@ -8,6 +8,10 @@ use std::path::PathBuf;
 pub const GOLDENS: [&str; 8] =
     ["vanilla", "loop2", "loop2-clp", "loop2-clp-share", "plt2", "plt3", "plt2-query-gate", "loop2-share-gswa"];
 
+/// Names of the golden folders of models with experts (`tests/reference/experts.py`).
+pub const MOE_GOLDENS: [&str; 7] =
+    ["moe-vanilla", "moe-loop2", "moe-loop2-shared", "moe-plt2", "moe-plt2-shared", "moe-plt3", "moe-plt3-shared"];
+
 /// One golden: a checkpoint, a sequence, and the expected results in f32.
 pub struct Golden {
     /// Its folder.

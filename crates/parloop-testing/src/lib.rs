@@ -9,8 +9,8 @@ mod random;
 pub mod untrusted;
 
 pub use cases::{cases, seed};
-pub use golden::{FAMILIES, FamilyCase, GOLDENS, Golden};
-pub use random::{Rng, checkpoint, config, config_with};
+pub use golden::{FAMILIES, FamilyCase, GOLDENS, Golden, MOE_GOLDENS};
+pub use random::{Rng, any_config, checkpoint, config, config_with, experts, whole_blocks};
 
 /// Asserts that every element of `found` lies within `tolerance` x the largest element of `expected`.
 ///

@@ -1,7 +1,10 @@
 //! Random small models: any recipe, odd sizes, seeded.
 
 use parloop_model::rope::RopeScaling;
-use parloop_model::{Checkpoint, Exit, Extras, GateKind, KvMode, Local, ModelConfig, Recipe, Sizes, tensors};
+use parloop_model::{
+    Checkpoint, Exit, ExpertMode, Extras, GateKind, Groups, KvMode, Local, ModelConfig, Moe, QkNorms, Recipe, Score,
+    SharedExpert, Sizes, tensors,
+};
 
 /// A small seeded generator (SplitMix64), so that a failing case can be repeated from its seed.
 pub struct Rng(pub u64);
@@ -53,6 +56,7 @@ pub fn config(rng: &mut Rng) -> ModelConfig {
         kv,
         local,
         exit: None,
+        experts: ExpertMode::Own,
     };
     let mut config = config_with(rng, recipe);
     if rng.flip() {
@@ -64,10 +68,51 @@ pub fn config(rng: &mut Rng) -> ModelConfig {
             mlp_bias: rng.flip(),
             sandwich_norms: rng.flip(),
             rope_scaling: rope_scaling(rng),
-            qk_norms: false,
+            qk_norms: QkNorms::None,
         };
     }
     config
+}
+
+/// [`config`], every third with a mixture of experts. What is drawn after it does not depend on that.
+pub fn any_config(rng: &mut Rng) -> ModelConfig {
+    let mut config = config(rng);
+    let other = &mut Rng(rng.0 ^ 0x4D6F_4500);
+    if other.range(0, 2) == 0 {
+        experts(&mut config, other);
+    }
+    config
+}
+
+/// Makes a mixture's widths whole blocks of 32, which every weight type can hold.
+pub fn whole_blocks(config: &mut ModelConfig) {
+    if let Some(moe) = &mut config.moe {
+        moe.width = moe.width.next_multiple_of(32);
+        moe.shared.iter_mut().for_each(|shared| shared.width = shared.width.next_multiple_of(32));
+    }
+}
+
+/// Puts a mixture of experts of any kind into a configuration, chosen by every loop or by loop 1 for all.
+pub fn experts(config: &mut ModelConfig, rng: &mut Rng) {
+    let layers = config.num_hidden_layers;
+    let (count, size) = (rng.range(1, 4), rng.range(2, 3));
+    let keep = rng.range(1, count);
+    let groups = rng.flip().then_some(Groups { count, keep });
+    let most = groups.map_or(count * size, |groups| groups.keep * size);
+    config.moe = Some(Moe {
+        score: if rng.flip() { Score::Softmax } else { Score::Sigmoid },
+        normalize: rng.flip(),
+        scale: 0.5 + rng.unit(),
+        choice_bias: rng.flip(),
+        groups,
+        shared: rng.flip().then(|| SharedExpert { width: rng.range(1, 20), gate: rng.flip() }),
+        dense_layers: if layers > 1 && rng.flip() { vec![rng.range(0, layers - 1)] } else { Vec::new() },
+        ..Moe::new(count * size, rng.range(1, most.min(4)), rng.range(1, 24))
+    });
+    config.extras.mlp_bias = false;
+    if config.recipe.count > 1 && rng.flip() {
+        config.recipe.experts = ExpertMode::Shared;
+    }
 }
 
 /// One of the kinds of scaling, or none; contexts are short, so that frequencies on all sides of a ramp occur.

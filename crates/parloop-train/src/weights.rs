@@ -13,7 +13,7 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use parloop_eval::Rng;
 use parloop_model::layer::{self, FeedForward, LayerParts};
 use parloop_model::tensors::{self, Role, Spec};
-use parloop_model::{Checkpoint, Extras, GateKind, ModelConfig};
+use parloop_model::{Checkpoint, Extras, GateKind, ModelConfig, QkNorms};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -98,6 +98,9 @@ pub(crate) const GATE: &str = ".plt_gate";
 fn trainable(config: &ModelConfig) -> Result<()> {
     config.validate()?;
     known(&config.extras)?;
+    if config.moe.is_some() {
+        return Err(Error::NotTrainable { part: "moe" });
+    }
     if config.recipe.exit.is_some() { Err(Error::NotTrainable { part: "loop.exit" }) } else { Ok(()) }
 }
 
@@ -107,7 +110,7 @@ fn known(extras: &Extras) -> Result<()> {
     let found = [
         ("attention_bias", *attention_bias || *attention_output_bias),
         ("mlp_bias", *mlp_bias),
-        ("qk_norms", *qk_norms),
+        ("qk_norms", *qk_norms != QkNorms::None),
         ("sandwich_norms", *sandwich_norms),
         ("rope_scaling", rope_scaling.is_some()),
     ];
@@ -127,7 +130,7 @@ fn fresh(config: &ModelConfig, i: usize, spec: Spec, std: f64, gate: f32, seed: 
         Role::Gate => vec![0.0; spec.elements()],
         // Of the parts that can be trained only gates have one.
         Role::Bias => vec![gate; spec.elements()],
-        Role::Embedding | Role::Matrix | Role::Head => {
+        Role::Embedding | Role::Matrix | Role::Head | Role::Router => {
             (0..spec.elements()).map(|_| (std * rng.normal()) as f32).collect()
         }
     };
@@ -144,9 +147,9 @@ fn slots(config: &ModelConfig) -> Vec<Slot> {
     let globals = tensors::expected(config);
     let global = |name: &str| globals.iter().find(|spec| spec.name == name);
     global(tensors::EMBEDDING).into_iter().for_each(|spec| add(&[spec], false));
-    let parts = LayerParts::of(config);
     for n in 0..config.num_hidden_layers {
-        let LayerParts { input_norm, q, k, v, o, gate, post_norm, feed_forward, .. } = &parts.specs(n);
+        let LayerParts { input_norm, q, k, v, o, gate, post_norm, feed_forward, .. } =
+            &LayerParts::of(config, n).specs(n);
         add(&[input_norm], false);
         add(&[&q.weight, &k.weight, &v.weight], true);
         add(&[&o.weight], true);
@@ -161,9 +164,11 @@ fn slots(config: &ModelConfig) -> Vec<Slot> {
             }
         }
         add(&[post_norm], false);
-        let FeedForward::Dense { gate_proj, up_proj, down_proj } = feed_forward;
-        add(&[&gate_proj.weight, &up_proj.weight], true);
-        add(&[&down_proj.weight], true);
+        // Mixtures of experts are refused before ([`trainable`]).
+        if let FeedForward::Dense { gate_proj, up_proj, down_proj } = feed_forward {
+            add(&[&gate_proj.weight, &up_proj.weight], true);
+            add(&[&down_proj.weight], true);
+        }
     }
     global(tensors::FINAL_NORM).into_iter().for_each(|spec| add(&[spec], false));
     global(tensors::HEAD).into_iter().for_each(|spec| add(&[spec], true));
@@ -284,6 +289,9 @@ impl LoopModel {
     ) -> Result<Self> {
         trainable(config)?;
         known(&other.config().extras)?;
+        if other.config().moe.is_some() {
+            return Err(Error::NotTrainable { part: "moe" });
+        }
         let there: HashMap<String, Spec> =
             tensors::expected(other.config()).into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         let sources = |name: &str| -> Vec<String> {

@@ -62,7 +62,7 @@ fn models_with_parts_that_training_does_not_know_are_refused_by_name() {
     let cases: [(&str, Change); 5] = [
         ("attention_bias", |c| c.extras.attention_bias = true),
         ("mlp_bias", |c| c.extras.mlp_bias = true),
-        ("qk_norms", |c| c.extras.qk_norms = true),
+        ("qk_norms", |c| c.extras.qk_norms = parloop_model::QkNorms::Head),
         ("sandwich_norms", |c| c.extras.sandwich_norms = true),
         ("loop.exit", |c| c.recipe.exit = Some(parloop_model::Exit { threshold: 0.5 })),
     ];

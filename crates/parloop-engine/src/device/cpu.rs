@@ -1,5 +1,7 @@
 //! The processor: all threads on one layer after another.
 
+mod experts;
+
 use super::{Device, Pass, Written};
 use crate::Model;
 use crate::model::Layer;
@@ -19,6 +21,7 @@ pub struct Cpu {
     /// Results that cannot go where they belong at once.
     spare: Vec<f32>,
     rotations: Vec<Rotation>,
+    routes: experts::Routes,
 }
 
 impl Device for Cpu {
@@ -42,7 +45,7 @@ impl Device for Cpu {
             }
             pass.shrink(n, &written);
             if !pass.rows.is_empty() {
-                self.feed_forward(host, &mut pass, layer);
+                self.feed_forward(host, &mut pass, layer, n);
             }
         }
     }
@@ -125,14 +128,22 @@ impl Cpu {
     }
 
     /// The feed-forward, added to the residual stream.
-    fn feed_forward(&mut self, host: &mut Projector, pass: &mut Pass<'_, '_>, layer: &Layer) {
+    fn feed_forward(&mut self, host: &mut Projector, pass: &mut Pass<'_, '_>, layer: &Layer, n: usize) {
         let c = pass.model.config();
         let (d, live) = (c.hidden_size, pass.rows.len());
-        let Self { inner, spare, .. } = self;
+        let Self { inner, spare, routes, .. } = self;
+        let (gate_proj, up_proj, down_proj) = match &layer.feed_forward {
+            FeedForward::Dense { gate_proj, up_proj, down_proj } => (gate_proj, up_proj, down_proj),
+            FeedForward::Experts(parts) => {
+                let norm = Norm { weight: &layer.post_norm, eps: c.rms_norm_eps };
+                let y = routes.results(host, pass, parts, norm, n);
+                let norm = layer.feed_forward_out_norm.as_ref().map(|weight| Norm { weight, eps: c.rms_norm_eps });
+                return add(host, y, norm, sized(spare, d), &mut pass.x[..live * d]);
+            }
+        };
         let x = &mut pass.x[..live * d];
         let inner = sized(inner, live * c.intermediate_size);
         let norm = Some(Norm { weight: &layer.post_norm, eps: c.rms_norm_eps });
-        let FeedForward::Dense { gate_proj, up_proj, down_proj } = &layer.feed_forward;
         let (weights, up) = (&gate_proj.weight, &up_proj.weight);
         if weights.kind() == up.kind() {
             let effect = Effect::SwiGluBiased { up, bias: bias(gate_proj), up_bias: bias(up_proj) };
@@ -194,8 +205,15 @@ fn join(
     };
     let (out, normed) = sized(spare, x.len() + d).split_at_mut(x.len());
     host.project(op, y, width, None, &mut [stored(linear, rows.end, out)]);
-    for (x, out) in x.chunks_exact_mut(d).zip(out.chunks_exact(d)) {
-        rms_norm_safe(host, out, norm.weight, norm.eps, normed);
+    add(host, out, Some(norm), normed, x);
+}
+
+/// A branch's results `[rows][d]` join the residual stream: `x += y`, or `x += Norm(y)`. `normed` is space for a row.
+fn add(host: &Projector, y: &[f32], norm: Option<Norm<'_>>, normed: &mut [f32], x: &mut [f32]) {
+    let Some(norm) = norm else { return x.iter_mut().zip(y).for_each(|(x, y)| *x += y) };
+    let d = normed.len();
+    for (x, y) in x.chunks_exact_mut(d).zip(y.chunks_exact(d)) {
+        rms_norm_safe(host, y, norm.weight, norm.eps, normed);
         x.iter_mut().zip(&*normed).for_each(|(x, y)| *x += y);
     }
 }

@@ -2,9 +2,9 @@
 //! processor's only what every device is given: the rows, the weights as numbers, and where keys and values are kept.
 
 use parloop_engine::Model;
-use parloop_engine::device::{Device, Pass};
+use parloop_engine::device::{Device, Pass, Routed};
 use parloop_kernels::{Branch, KvTiles, KvType, Projector, Weights};
-use parloop_model::{FeedForward, Gate, Linear};
+use parloop_model::{Expert, Experts, FeedForward, Gate, Linear};
 
 pub struct Naive;
 
@@ -50,13 +50,17 @@ impl Device for Naive {
                 outputs.push(y);
             }
             pass.shrink(n, &written);
-            for (x, y) in pass.x.chunks_exact_mut(d).zip(outputs) {
+            for (i, y) in outputs.into_iter().enumerate() {
+                let x = &mut pass.x[i * d..][..d];
                 join(x, linear(&layer.o, &y), layer.attention_out_norm.as_deref(), eps);
-                let FeedForward::Dense { gate_proj, up_proj, down_proj } = &layer.feed_forward;
                 let inner = norm(x, &layer.post_norm, eps);
-                let (gate, up) = (linear(gate_proj, &inner), linear(up_proj, &inner));
-                let inner: Numbers = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                join(x, linear(down_proj, &inner), layer.feed_forward_out_norm.as_deref(), eps);
+                let y = match &layer.feed_forward {
+                    FeedForward::Dense { gate_proj, up_proj, down_proj } => {
+                        linear(down_proj, &swiglu(linear(gate_proj, &inner), linear(up_proj, &inner)))
+                    }
+                    FeedForward::Experts(parts) => mixed(&mut pass, i, n, parts, &inner),
+                };
+                join(&mut pass.x[i * d..][..d], y, layer.feed_forward_out_norm.as_deref(), eps);
             }
         }
     }
@@ -68,6 +72,33 @@ impl Device for Naive {
             logits.iter_mut().zip(row).for_each(|(l, v)| *l = v as f32);
         }
     }
+}
+
+fn swiglu(gate: Numbers, up: Numbers) -> Numbers {
+    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+}
+
+fn expert(expert: &Expert<Weights>, x: &[f64]) -> Numbers {
+    product(&expert.down_proj, &swiglu(product(&expert.gate_proj, x), product(&expert.up_proj, x)))
+}
+
+/// One expert of row `i` after another.
+fn mixed(pass: &mut Pass<'_, '_>, i: usize, n: usize, parts: &Experts<Weights, Vec<f32>>, x: &[f64]) -> Numbers {
+    let k = pass.model.config().moe.as_ref().unwrap().top_k;
+    let (mut experts, mut weights) = (vec![0; k], vec![0.0; k]);
+    let logits: Vec<f32> = product(&parts.router, x).iter().map(|x| *x as f32).collect();
+    let mut to = Routed { experts: &mut experts, weights: &mut weights, space: &mut Default::default() };
+    pass.route(i, n, &logits, parts.choice_bias.as_deref(), &mut to);
+    let mut y = vec![0.0; x.len()];
+    for (e, weight) in experts.iter().zip(&weights) {
+        let one = expert(&parts.experts[usize::from(*e)], x);
+        y.iter_mut().zip(one).for_each(|(y, one)| *y += f64::from(*weight) * one);
+    }
+    if let Some(shared) = &parts.shared {
+        let gate = parts.shared_gate.as_ref().map_or(1.0, |gate| 1.0 / (1.0 + (-product(gate, x)[0]).exp()));
+        y.iter_mut().zip(expert(shared, x)).for_each(|(y, one)| *y += gate * one);
+    }
+    y
 }
 
 fn norm(x: &[f32], weight: &[f32], eps: f64) -> Numbers {

@@ -213,6 +213,27 @@ unsafe fn quantize_generic<S: Simd>(part: &[f32], values: &mut [i8], blocks: &mu
     }
 }
 
+/// Input rows of a call: all of `x`, or picked ones.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub x: &'a [f32],
+    /// Numbers of a row.
+    pub width: usize,
+    pub picked: Option<&'a [u32]>,
+}
+
+impl<'a> Rows<'a> {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        self.picked.map_or(self.x.len() / self.width, <[u32]>::len)
+    }
+
+    fn row(self, i: usize) -> &'a [f32] {
+        let i = self.picked.map_or(i, |picked| picked[i] as usize);
+        &self.x[i * self.width..(i + 1) * self.width]
+    }
+}
+
 /// The rows of a call in every form that its kernels need; the memory is kept from call to call.
 #[derive(Default)]
 pub(super) struct Prepared {
@@ -221,18 +242,10 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Norms the rows of `x` and brings them into the forms.
-    pub fn fill(
-        &mut self,
-        pool: &mut Pool,
-        isa: Isa,
-        x: &[f32],
-        width: usize,
-        norm: Option<Norm<'_>>,
-        needed: &[FormId],
-    ) {
-        let shape = Shape { rows: x.len() / width, stride: width.next_multiple_of(PADDING) };
+    pub fn fill(&mut self, pool: &mut Pool, isa: Isa, x: Rows<'_>, norm: Option<Norm<'_>>, needed: &[FormId]) {
+        let shape = Shape { rows: x.count(), stride: x.width.next_multiple_of(PADDING) };
         if let Some(norm) = norm {
-            assert_eq!(norm.weight.len(), width, "length of the norm's weight");
+            assert_eq!(norm.weight.len(), x.width, "length of the norm's weight");
         }
         let mut forms: [Option<(&dyn Form, SharedMut<Line>)>; FORMS.len()] = [None; FORMS.len()];
         for ((slot, (id, form)), lines) in forms.iter_mut().zip(FORMS).zip(&mut self.lines) {
@@ -242,7 +255,7 @@ impl Prepared {
         }
         let one = |r: usize| {
             // SAFETY: each row is prepared by one task only; `isa` is available.
-            unsafe { row(isa, isa, &x[r * width..(r + 1) * width], norm, shape, r, &forms) };
+            unsafe { row(isa, isa, x.row(r), norm, shape, r, &forms) };
         };
         if shape.rows <= SHARED {
             (0..shape.rows).for_each(one);

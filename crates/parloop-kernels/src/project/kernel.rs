@@ -22,6 +22,12 @@ pub(super) trait Kernel: Sync {
     /// The form in which it takes input rows.
     fn form(&self) -> FormId;
 
+    /// Whether its input is laid out by the number of rows of the whole call, so that it is chosen by that number, and not by
+    /// the rows of a product.
+    fn laid_out_by_call(&self) -> bool {
+        false
+    }
+
     /// Outputs and rows of a task at most, where `outputs` make a task that is worth taking.
     fn cut(&self, shape: Shape, outputs: usize) -> (usize, usize) {
         (outputs, row_block(shape.stride, 6))

@@ -12,7 +12,7 @@ use crate::simd::{Portable, Widened};
 use crate::weights::WeightType;
 use WeightType::{Bf16 as BF16, F32 as FLOAT, Q4, Q4Min, Q8};
 
-/// A row: weights, the instructions needed, the least rows of a call, and the kernel.
+/// A row: weights, the instructions needed, the least rows of a product, and the kernel.
 type Entry = (WeightType, Isa, usize, &'static dyn Kernel);
 
 /// For each type the best first. All kernels of a type that one machine may use give the same bits.
@@ -88,12 +88,15 @@ const TABLE: &[Entry] = &[
     (Q4Min, Isa::PORTABLE, 0, &Packed::<Portable, FOUR_MIN>::NEW),
 ];
 
-/// The kernel for weights of a type in a call of so many rows.
+/// The kernel for weights of a type in a call of so many rows, of which a product takes some.
 ///
 /// # Panics
 /// If a type has no row that every machine can use (a test sees to that).
-pub(super) fn kernel(kind: WeightType, isa: Isa, rows: usize) -> &'static dyn Kernel {
-    let fits = |(of, needs, least, _): &&Entry| *of == kind && isa.has(*needs) && rows >= *least;
+pub(super) fn kernel(kind: WeightType, isa: Isa, all: usize, rows: usize) -> &'static dyn Kernel {
+    let fits = |(of, needs, least, kernel): &&Entry| {
+        let rows = if kernel.laid_out_by_call() { all } else { rows };
+        *of == kind && isa.has(*needs) && rows >= *least
+    };
     match TABLE.iter().find(fits) {
         Some((.., kernel)) => *kernel,
         None => unreachable!("no kernel for {} weights", kind.name()),
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn every_type_has_a_kernel_on_every_machine() {
         for kind in WeightType::ALL {
-            assert!(!kernel(kind, Isa::PORTABLE, 1).name().is_empty());
+            assert!(!kernel(kind, Isa::PORTABLE, 1, 1).name().is_empty());
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Tensor;
 use crate::dtype::codec;
 use crate::family::Family;
+use crate::layer::EXPERTS;
 use crate::tensors::{self, Role};
 use crate::{Error, ModelConfig, Result};
 use std::collections::HashMap;
@@ -72,6 +73,37 @@ fn rounds_to(from: &Tensor, to: &Tensor) -> bool {
     })
 }
 
+/// A tensor that holds a matrix of every expert of its layer, `mlp.experts.down_proj` `[E, d, width]`, or two of them,
+/// `mlp.experts.gate_up_proj` `[E, 2 width, d]`: the matrices in place, under the names that they have one by one.
+fn unstacked(config: &ModelConfig, name: &str, theirs: &str, tensor: &Tensor) -> Result<Option<Vec<(String, Tensor)>>> {
+    let Some((layer, kind)) = name.split_once(EXPERTS) else { return Ok(None) };
+    let kind = kind.strip_suffix(".weight").unwrap_or(kind);
+    let (Some(moe), false) = (&config.moe, kind.contains('.')) else { return Ok(None) };
+    let (d, width) = (config.hidden_size, moe.width);
+    let (parts, outputs, inputs): (&[&str], _, _) = match kind {
+        "gate_up_proj" => (&["gate_proj", "up_proj"], width, d),
+        "gate_proj" => (&["gate_proj"], width, d),
+        "up_proj" => (&["up_proj"], width, d),
+        "down_proj" => (&["down_proj"], d, width),
+        _ => return Ok(None),
+    };
+    let expected = vec![moe.experts, parts.len() * outputs, inputs];
+    if tensor.shape != expected {
+        let what = format!(
+            "has shape {:?}, the configuration needs {expected:?}: the matrices of {} experts",
+            tensor.shape, moe.experts
+        );
+        return Err(Error::tensor(theirs, what));
+    }
+    let mut all = Vec::with_capacity(moe.experts * parts.len());
+    for i in 0..moe.experts * parts.len() {
+        let (e, part) = (i / parts.len(), parts[i % parts.len()]);
+        let Some(matrix) = tensor.part(i * outputs, vec![outputs, inputs]) else { return Ok(None) };
+        all.push((format!("{layer}{EXPERTS}{e}.{part}.weight"), matrix));
+    }
+    Ok(Some(all))
+}
+
 /// Gives the tensors found our names and holds them against those expected. Returns the model's tensors, and the
 /// names of those that nothing needs.
 pub(super) fn check(
@@ -88,9 +120,12 @@ pub(super) fn check(
             continue;
         }
         let ours = family.our_name(&name);
-        if let Some((other, _)) = named.insert(ours, (name.clone(), tensor)) {
-            let (a, b) = if name < other { (name, other) } else { (other, name) };
-            return Err(Error::tensor(&a, format!("is the same as {b}, which is there too; keep one of them")));
+        let list = unstacked(config, &ours, &name, &tensor)?.unwrap_or_else(|| vec![(ours, tensor)]);
+        for (ours, tensor) in list {
+            if let Some((other, _)) = named.insert(ours, (name.clone(), tensor)) {
+                let (a, b) = if name < other { (name, other) } else { (other, name) };
+                return Err(Error::tensor(&a, format!("is the same as {b}, which is there too; keep one of them")));
+            }
         }
     }
     // Some exporters store a tied head once more.

@@ -10,7 +10,7 @@
 
 use super::{Family, llama_like, plain};
 use crate::fields::Fields;
-use crate::{GateKind, KvMode, Local, ModelConfig, Recipe, Result};
+use crate::{ExpertMode, GateKind, KvMode, Local, ModelConfig, Recipe, Result};
 use serde_json::{Map, Value};
 
 pub(super) static FAMILY: Family = Family {
@@ -43,6 +43,7 @@ fn read(fields: &mut Fields) -> Result<ModelConfig> {
         kv: KvMode::Shared,
         local: Some(Local { left, gate: if hidden_gate { GateKind::Hidden } else { GateKind::Query } }),
         exit: None,
+        experts: ExpertMode::Own,
     };
     llama_like(fields, recipe)
 }

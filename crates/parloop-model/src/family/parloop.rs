@@ -2,7 +2,7 @@
 
 use super::{Family, llama_like, plain};
 use crate::fields::Fields;
-use crate::{Error, ModelConfig, Recipe, Result};
+use crate::{Error, ModelConfig, Moe, QkNorms, Recipe, Result};
 use serde_json::{Map, Value};
 
 pub(super) static FAMILY: Family = Family {
@@ -23,9 +23,15 @@ fn read(fields: &mut Fields) -> Result<ModelConfig> {
     };
     let recipe = Recipe::read(recipe)?;
     let output_bias = fields.optional("attention_output_bias")?;
-    let qk_norms = fields.optional("qk_norms")?.unwrap_or(false);
+    let qk_norms = match (fields.optional("qk_norms")?, fields.optional("qk_norms_whole")?) {
+        (_, Some(true)) => QkNorms::Whole,
+        (Some(true), _) => QkNorms::Head,
+        _ => QkNorms::None,
+    };
     let sandwich_norms = fields.optional("sandwich_norms")?.unwrap_or(false);
+    let moe = fields.object("moe")?.map(Moe::read).transpose()?;
     let mut config = llama_like(fields, recipe)?;
+    config.moe = moe;
     let extras = &mut config.extras;
     (extras.qk_norms, extras.sandwich_norms) = (qk_norms, sandwich_norms);
     extras.attention_output_bias = output_bias.unwrap_or(extras.attention_bias);
@@ -37,10 +43,17 @@ fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
     if extras.attention_output_bias != extras.attention_bias {
         map.insert("attention_output_bias".into(), extras.attention_output_bias.into());
     }
-    for (key, there) in [("qk_norms", extras.qk_norms), ("sandwich_norms", extras.sandwich_norms)] {
+    for (key, there) in [
+        ("qk_norms", extras.qk_norms == QkNorms::Head),
+        ("qk_norms_whole", extras.qk_norms == QkNorms::Whole),
+        ("sandwich_norms", extras.sandwich_norms),
+    ] {
         if there {
             map.insert(key.into(), true.into());
         }
     }
     map.insert("loop".into(), plain(&config.recipe));
+    if let Some(moe) = &config.moe {
+        map.insert("moe".into(), plain(moe));
+    }
 }

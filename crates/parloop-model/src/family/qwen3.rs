@@ -2,7 +2,7 @@
 
 use super::{Family, llama_like, qwen2, usual, whole_context};
 use crate::fields::Fields;
-use crate::{ModelConfig, Recipe, Result};
+use crate::{ModelConfig, QkNorms, Recipe, Result};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen3",
@@ -21,6 +21,6 @@ fn read(fields: &mut Fields) -> Result<ModelConfig> {
     let window = qwen2::window(fields)?;
     let mut config = llama_like(fields, Recipe::vanilla())?;
     whole_context(window, &config)?;
-    config.extras.qk_norms = true;
+    config.extras.qk_norms = QkNorms::Head;
     Ok(config)
 }

@@ -7,7 +7,7 @@ use super::metadata::Metadata;
 use super::reader::Result;
 use super::value::{Pairs, Value};
 use super::{recipe, rope};
-use crate::config::Extras;
+use crate::config::{Extras, QkNorms};
 use crate::{ModelConfig, Tensor};
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ static ARCHITECTURES: [Architecture; 4] = [
         looped: false,
         holds: |c| {
             let extras = &c.extras;
-            let fits = extras.attention_bias == extras.attention_output_bias && !extras.qk_norms;
+            let fits = extras.attention_bias == extras.attention_output_bias && extras.qk_norms == QkNorms::None;
             c.is_plain() && fits && !extras.sandwich_norms
         },
     },
@@ -51,7 +51,7 @@ static ARCHITECTURES: [Architecture; 4] = [
         paired: false,
         looped: false,
         holds: |c| {
-            let extras = Extras { qk_norms: true, rope_scaling: c.extras.rope_scaling, ..Extras::default() };
+            let extras = Extras { qk_norms: QkNorms::Head, rope_scaling: c.extras.rope_scaling, ..Extras::default() };
             c.is_plain() && c.extras == extras
         },
     },

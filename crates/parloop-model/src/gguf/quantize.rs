@@ -7,12 +7,18 @@ use crate::dtype::codec;
 use crate::tensor::stored_row;
 use crate::tensors::{Role, Spec};
 use crate::{Checkpoint, DType, Error, Result, Tensor, tensors};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
+
+/// The ending of a shared expert's gate.
+pub(super) const SHARED_GATE: &str = ".mlp.shared_expert_gate.weight";
 
 /// A tensor as it is written, and where from.
 struct Planned {
     spec: Spec,
+    /// The checkpoint's tensors in it: one, or that of every expert.
+    sources: Vec<String>,
     entry: Entry,
     /// Size of the heads whose rows are stored in pairs, otherwise 0.
     paired: usize,
@@ -55,6 +61,7 @@ fn type_of(spec: &Spec, kind: DType, head: bool) -> DType {
             fallback(DType::Q6K, spec.shape[1])
         }
         Role::Embedding | Role::Head | Role::Matrix => fallback(kind, spec.shape[1]),
+        // Routers too: another choice is another result.
         _ => DType::F32,
     }
 }
@@ -73,16 +80,28 @@ pub fn quantize(
 ) -> Result<Written> {
     let config = checkpoint.config();
     let arch = config::architecture_of(config);
-    let plan: Vec<Planned> = tensors::expected(config)
-        .into_iter()
-        .map(|spec| {
-            let head = spec.role == Role::Head || spec.role == Role::Embedding && config.tie_word_embeddings;
-            let kind = type_of(&spec, kind, head);
-            let entry = Entry { name: names::to_gguf(&spec.name), shape: spec.shape.clone(), kind };
-            let paired = if arch.paired && names::rotated(&spec.name).is_some() { config.head_dim } else { 0 };
-            Planned { spec, entry, paired }
-        })
-        .collect();
+    let mut plan: Vec<Planned> = Vec::new();
+    let mut stacks: HashMap<String, usize> = HashMap::new();
+    for mut spec in tensors::expected(config) {
+        let head = spec.role == Role::Head || spec.role == Role::Embedding && config.tie_word_embeddings;
+        let kind = type_of(&spec, kind, head);
+        let (source, name) = (spec.name.clone(), names::to_gguf(&spec.name));
+        if names::expert(&source).is_some() {
+            if let Some(at) = stacks.get(&name) {
+                plan[*at].sources.push(source);
+                continue;
+            }
+            stacks.insert(name.clone(), plan.len());
+            spec.shape.insert(0, config.moe.as_ref().map_or(0, |moe| moe.experts));
+        }
+        if source.ends_with(SHARED_GATE) {
+            // A vector in these files.
+            spec.shape.remove(0);
+        }
+        let entry = Entry { name, shape: spec.shape.clone(), kind };
+        let paired = if arch.paired && names::rotated(&spec.name).is_some() { config.head_dim } else { 0 };
+        plan.push(Planned { spec, sources: vec![source], entry, paired });
+    }
     let (scaling, divisors) = rope::to_metadata(config, arch.name)?;
     let mut metadata = config::to_metadata(config);
     metadata.extend(scaling);
@@ -100,8 +119,11 @@ pub fn quantize(
     let mut writer = Writer::create(path, &metadata, &entries)?;
     for (done, planned) in plan.iter().enumerate() {
         progress(done, plan.len());
-        let tensor = checkpoint.tensor(&planned.spec.name)?;
-        writer.tensor(&encoded(tensor, planned, threads)?)?;
+        let mut bytes = Vec::new();
+        for source in &planned.sources {
+            bytes.append(&mut encoded(checkpoint.tensor(source)?, planned, threads)?);
+        }
+        writer.tensor(&bytes)?;
     }
     if let Some(divisors) = divisors {
         let bytes: Vec<u8> = divisors.iter().flat_map(|d| d.to_le_bytes()).collect();

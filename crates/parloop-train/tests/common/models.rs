@@ -19,6 +19,7 @@ pub fn recipes(left: impl Strategy<Value = usize>) -> impl Strategy<Value = Reci
             local: local
                 .map(|(left, hidden)| Local { left, gate: if hidden { GateKind::Hidden } else { GateKind::Query } }),
             exit: None,
+            experts: Default::default(),
         },
     )
 }

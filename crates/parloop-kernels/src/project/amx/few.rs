@@ -21,6 +21,10 @@ impl Kernel for Few {
         FormId::HalfTiles
     }
 
+    fn laid_out_by_call(&self) -> bool {
+        true
+    }
+
     fn cut(&self, shape: Shape, outputs: usize) -> (usize, usize) {
         (outputs, row_block(shape.stride, BLOCK))
     }

@@ -36,6 +36,10 @@ impl Kernel for Many {
         FormId::HalfTiles
     }
 
+    fn laid_out_by_call(&self) -> bool {
+        true
+    }
+
     fn cut(&self, shape: Shape, outputs: usize) -> (usize, usize) {
         // What is worth taking with few rows is too little here.
         let _ = (shape, outputs);
