@@ -14,8 +14,10 @@
 //! weights that the row then meets.
 
 mod cpu;
+mod made_up;
 
 pub use cpu::Cpu;
+pub use made_up::MadeUp;
 
 use crate::{Model, Sequence};
 use parloop_kernels::{Branch, KvTiles, Projector, Spares};
@@ -59,6 +61,8 @@ pub struct Pass<'a, 'b> {
     pub x: &'a mut [f32],
     pub(crate) sequences: &'a mut [&'b mut Sequence],
     pub(crate) spares: &'a mut Spares,
+    /// How rows are routed instead, for measurements.
+    pub(crate) made_up: Option<MadeUp>,
     /// Experts whose weights were read, counted in every layer.
     pub(crate) experts_read: &'a mut u64,
 }
@@ -141,6 +145,11 @@ impl Pass<'_, '_> {
         let moe = config.moe.as_ref().expect("only a mixture is routed");
         let shared = config.recipe.experts == ExpertMode::Shared;
         let choices = &mut self.sequences[row.sequence].choices;
+        if let Some(made_up) = self.made_up {
+            let r = if shared { 0 } else { row.r };
+            made_up.choose((row.sequence, row.position, n, r), moe.experts, to.experts);
+            return moe.route(logits, bias, true, to.space, to.experts, to.weights);
+        }
         let given = shared && row.r > 0;
         if given {
             to.experts.copy_from_slice(choices.at(n, row.position));

@@ -83,6 +83,7 @@ pub struct Engine {
     layer_rows: u64,
     /// Experts whose weights passes have read so far, each layer counted.
     experts_read: u64,
+    made_up: Option<device::MadeUp>,
     /// `[sequences][V]`, logits of the last step.
     logits: Vec<f32>,
     progress: Option<PromptProgress>,
@@ -117,6 +118,7 @@ impl Engine {
             rows: Vec::new(),
             layer_rows: 0,
             experts_read: 0,
+            made_up: None,
             on,
             device: Box::<Cpu>::default(),
             kv_type: KvType::default(),
@@ -191,6 +193,11 @@ impl Engine {
     /// Rows that layers have computed since the engine was made, each layer counted.
     pub fn layer_rows(&self) -> u64 {
         self.layer_rows
+    }
+
+    /// Has rows routed to experts that are made up from now on, for measurements; `None`: as the model says.
+    pub fn make_up_routing(&mut self, made_up: Option<device::MadeUp>) {
+        self.made_up = made_up;
     }
 
     /// Experts whose weights have been read since the engine was made: in each pass, of each layer those that any row took.

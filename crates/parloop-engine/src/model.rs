@@ -30,7 +30,7 @@ pub struct Model {
 
 fn rotation(config: &ModelConfig) -> Rope {
     let (frequencies, factor) = config.frequencies();
-    Rope::new(frequencies, factor)
+    Rope::new(frequencies, factor, config.head_dim)
 }
 
 /// Sees how far loading has come: matrices done, matrices in all.
@@ -215,6 +215,14 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Writes the embedding of a token to `out`, as the first layer sees it.
+    pub(crate) fn embed(&self, token: usize, out: &mut [f32]) {
+        self.embedding.row(token, out);
+        if let Some(m) = self.config.extras.multipliers {
+            out.iter_mut().for_each(|x| *x *= m.embedding);
+        }
     }
 
     /// The physical layers.

@@ -13,8 +13,9 @@ impl Engine {
         // In the layer after its last, a row still gives keys and values.
         let layers = self.model.config().num_hidden_layers;
         self.layer_rows += self.rows.iter().map(|row| layers.min(row.depth + 1) as u64).sum::<u64>();
-        let Self { model, device, on, rows, x, spares, experts_read, .. } = self;
-        device.pass(on, Pass { model, rows, x, sequences, spares, experts_read });
+        let Self { model, device, on, rows, x, spares, experts_read, made_up, .. } = self;
+        let made_up = *made_up;
+        device.pass(on, Pass { model, rows, x, sequences, spares, made_up, experts_read });
     }
 
     /// Logits of rows of `self.x`, into `self.logits`.

@@ -239,7 +239,7 @@ impl Engine {
                     let row = self.rows.len();
                     let token = sequence.tokens.get(position).copied();
                     let token = token.unwrap_or_else(|| tokens[position - progress.held]);
-                    model.embedding.row(token as usize, &mut self.x[row * d..][..d]);
+                    model.embed(token as usize, &mut self.x[row * d..][..d]);
                     if r > 0 {
                         let source = (position - usize::from(shift && position > 0)).checked_sub(progress.before_from);
                         let source =

@@ -88,24 +88,33 @@ kernel! {
 pub struct Rotation {
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// D
+    head: usize,
 }
 
-/// Rotary embedding, half-split: pairs (i, i + D/2) turn by `t * frequencies[i]` at position t.
+/// Rotary embedding, half-split: pairs (i, i + D/2) turn by `t * frequencies[i]` at position t. With fewer frequencies than
+/// D/2, n of them, pairs (i, i + n) of the first 2 n dimensions turn.
 #[derive(Clone, Debug)]
 pub struct Rope {
     frequencies: Vec<f64>,
     factor: f32,
+    head: usize,
 }
 
 impl Rope {
-    /// For heads of size 2 x `frequencies`; rotated heads are multiplied by `factor` (1, or YaRN's).
-    pub fn new(frequencies: Vec<f64>, factor: f32) -> Self {
-        Self { frequencies, factor }
+    /// For heads of `head` dimensions; what is rotated is multiplied by `factor` (1, or YaRN's).
+    ///
+    /// # Panics
+    /// If there are more frequencies than pairs in a head.
+    pub fn new(frequencies: Vec<f64>, factor: f32, head: usize) -> Self {
+        assert!(2 * frequencies.len() <= head, "frequencies of a head");
+        Self { frequencies, factor, head }
     }
 
     /// Computes the rotation of position `t` into `out`, in double precision: at position 100 000 single precision
     /// would be off by whole degrees.
     pub fn at(&self, t: usize, out: &mut Rotation) {
+        out.head = self.head;
         out.cos.clear();
         out.sin.clear();
         for f in &self.frequencies {
@@ -120,8 +129,8 @@ impl Rotation {
     /// Turns every head of a row `[heads * D]`.
     pub fn apply(&self, row: &mut [f32]) {
         let half = self.cos.len();
-        for head in row.chunks_exact_mut(2 * half) {
-            let (a, b) = head.split_at_mut(half);
+        for head in row.chunks_exact_mut(self.head) {
+            let (a, b) = head[..2 * half].split_at_mut(half);
             for i in 0..half {
                 let (x, y) = (a[i], b[i]);
                 a[i] = x * self.cos[i] - y * self.sin[i];

@@ -4,6 +4,7 @@ pub use crate::fields::TokenIds;
 
 use crate::rope::{self, MAX_CONTEXT, RopeScaling};
 use crate::{Error, ExpertMode, Moe, Recipe, Result};
+use serde::Serialize;
 
 /// Sizes above which a configuration is refused before anything is allocated.
 mod limits {
@@ -87,6 +88,23 @@ pub struct Extras {
     pub sandwich_norms: bool,
     /// Changed rotary frequencies, for longer contexts.
     pub rope_scaling: Option<RopeScaling>,
+    /// How many of the first dimensions of a head rotary embedding turns; all if absent (GLM-4.5 turns half).
+    pub rotary_dims: Option<usize>,
+    /// Factors in four places (Granite).
+    pub multipliers: Option<Multipliers>,
+}
+
+/// Factors that a model has beside its weights (Granite).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Multipliers {
+    /// Of embeddings, before anything else sees them.
+    pub embedding: f32,
+    /// Of scores of attention, in the place of D^-1/2.
+    pub attention: f32,
+    /// Of what each branch adds to the residual stream.
+    pub residual: f32,
+    /// What logits are divided by.
+    pub logits: f32,
 }
 
 /// RMSNorms of queries and keys before RoPE.
@@ -120,6 +138,8 @@ impl Extras {
             self.sandwich_norms.then(|| "sandwich norms".into()),
             attention,
             self.mlp_bias.then(|| "biases in the feed-forward".into()),
+            self.rotary_dims.map(|dims| format!("rotary embedding of {dims} dimensions of a head")),
+            self.multipliers.map(|_| "multipliers".into()),
             scaling,
         ]
         .into_iter()
@@ -211,6 +231,19 @@ impl ModelConfig {
                 )));
             }
         }
+        let rotary = self.rotary_dims();
+        if rotary == 0 || rotary > self.head_dim || !rotary.is_multiple_of(2) {
+            return Err(Error::Config(format!(
+                "rotary_dims is {rotary}, expected an even number from 2 to head_dim ({})",
+                self.head_dim
+            )));
+        }
+        if let Some(Multipliers { embedding, attention, residual, logits }) = self.extras.multipliers {
+            let list = [embedding, attention, residual, logits];
+            if let Some(bad) = list.into_iter().find(|m| !m.is_finite() || *m == 0.0) {
+                return Err(Error::Config(format!("a multiplier is {bad}, expected a finite number other than 0")));
+            }
+        }
         self.extras.rope_scaling.map_or(Ok(()), |scaling| scaling.validate(self.rope_theta))?;
         if let Some(moe) = &self.moe {
             moe.validate(self.num_hidden_layers)?;
@@ -274,6 +307,7 @@ impl ModelConfig {
         // What came later is said only where it is there, so that the states that earlier versions saved stay valid.
         let extras = format!("{extras:?}");
         let extras = extras.replace("qk_norms: None", "qk_norms: false").replace("qk_norms: Head", "qk_norms: true");
+        let extras = extras.replace(", rotary_dims: None", "").replace(", multipliers: None", "");
         let recipe = format!("{recipe:?}").replace(", experts: Own", "");
         let moe = moe.as_ref().map_or(String::new(), |moe| format!(" {moe:?}"));
         format!("{sizes:?} {rms_norm_eps} {rope_theta} {tie_word_embeddings} {extras} {recipe}{moe}")
@@ -281,7 +315,12 @@ impl ModelConfig {
 
     /// The rotary frequencies of this model ([`rope::frequencies`]).
     pub fn frequencies(&self) -> (Vec<f64>, f32) {
-        rope::frequencies(self.head_dim, self.rope_theta, self.extras.rope_scaling)
+        rope::frequencies(self.rotary_dims(), self.rope_theta, self.extras.rope_scaling)
+    }
+
+    /// How many dimensions of a head rotary embedding turns.
+    pub fn rotary_dims(&self) -> usize {
+        self.extras.rotary_dims.unwrap_or(self.head_dim)
     }
 
     /// H x D, the width of the query projection.

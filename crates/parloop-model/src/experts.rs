@@ -119,8 +119,11 @@ impl Moe {
             return fail("scale", self.scale.to_string(), "a finite number".into());
         }
         if let Some(Groups { count, keep }) = self.groups {
-            if count == 0 || !self.experts.is_multiple_of(count) || self.experts / count < 2 {
-                let expected = format!("a divisor of experts ({}) that leaves each group two or more", self.experts);
+            if count < 2 || !self.experts.is_multiple_of(count) || self.experts / count < 2 {
+                let expected = format!(
+                    "at least 2, and a divisor of experts ({}) that leaves each group two or more",
+                    self.experts
+                );
                 return fail("groups.count", count.to_string(), expected);
             }
             range("groups.keep", keep, count)?;

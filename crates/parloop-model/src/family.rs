@@ -3,24 +3,33 @@
 //! A family is a file and a row of [`FAMILIES`]. What it needs beyond the plain block is a field of [`ModelConfig`],
 //! so nothing behind this module asks for a family's name.
 
+mod dots1;
 mod form;
+mod glm4_moe;
+mod granitemoe;
 mod iquestloopcoder;
 mod iquestpltcoder;
 mod keys;
 mod llama;
 mod mistral;
+mod mixtral;
+mod mixture;
 mod nanbeige;
+mod olmoe;
 mod ouro;
 mod parloop;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 #[cfg(test)]
 mod tests;
 
 pub use form::Notes;
 
 use crate::fields::Fields;
-use crate::{Error, ModelConfig, Result};
+use crate::layer::EXPERTS;
+use crate::{Checkpoint, Error, ModelConfig, Result, Tensor, tensors};
 use form::{llama_like, plain, usual, whole_context};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -39,6 +48,8 @@ pub struct Family {
     /// Puts what is its own into the keys that all families have. Whether they say all of the model is found by reading
     /// them again.
     write: fn(&ModelConfig, &mut Map<String, Value>),
+    /// Tensors that hold a layer's experts together, by their names, and which of their matrices follow one another in it.
+    stacks: &'static [(&'static str, &'static [&'static str])],
     /// Beginnings of tensor names, theirs and ours; `{n}` stands for a number: of a layer, of an expert in it.
     names: &'static [(&'static str, &'static str)],
     /// Other beginnings that are read, theirs and ours, and not written.
@@ -46,7 +57,7 @@ pub struct Family {
 }
 
 /// The families that are known.
-pub static FAMILIES: [&Family; 9] = [
+pub static FAMILIES: [&Family; 16] = [
     &parloop::FAMILY,
     &iquestpltcoder::FAMILY,
     &iquestloopcoder::FAMILY,
@@ -56,6 +67,13 @@ pub static FAMILIES: [&Family; 9] = [
     &mistral::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &mixtral::FAMILY,
+    &qwen2_moe::FAMILY,
+    &qwen3_moe::FAMILY,
+    &olmoe::FAMILY,
+    &granitemoe::FAMILY,
+    &dots1::FAMILY,
+    &glm4_moe::FAMILY,
 ];
 
 /// What a `config.json` says.
@@ -164,6 +182,36 @@ impl Family {
     pub fn our_name(&self, name: &str) -> String {
         let both = self.names.iter().chain(self.aliases);
         both.into_iter().find_map(|(theirs, ours)| renamed(name, theirs, ours)).unwrap_or_else(|| name.into())
+    }
+
+    /// Every tensor of a checkpoint as this family has it: its name, and the tensor in place, or put together where the
+    /// family holds experts together.
+    ///
+    /// # Errors
+    /// Experts that stand together are not of one type.
+    pub fn tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<(String, Tensor)>> {
+        let mut list = Vec::new();
+        for spec in tensors::expected(checkpoint.config()) {
+            let tensor = checkpoint.tensor(&spec.name)?;
+            let expert = spec.name.split_once(EXPERTS).and_then(|(layer, rest)| Some((layer, rest.split_once('.')?)));
+            let Some((layer, (e, part))) = expert.filter(|_| !self.stacks.is_empty()) else {
+                list.push((self.their_name(&spec.name), tensor.clone()));
+                continue;
+            };
+            let first = |(_, parts): &&(&str, &[&str])| e == "0" && part.strip_suffix(".weight") == Some(parts[0]);
+            let Some((theirs, parts)) = self.stacks.iter().find(first) else { continue };
+            let experts = checkpoint.config().moe.as_ref().map_or(0, |moe| moe.experts);
+            let names = (0..experts).flat_map(|e| parts.iter().map(move |part| (e, part)));
+            let all = names.map(|(e, part)| checkpoint.tensor(&format!("{layer}{EXPERTS}{e}.{part}.weight")));
+            let all = all.collect::<Result<Vec<&Tensor>>>()?;
+            let shape = vec![experts, parts.len() * tensor.rows(), tensor.width()];
+            let stacked = Tensor::stacked(&all, shape).ok_or_else(|| {
+                Error::tensor(&spec.name, "is of another type than other experts of its layer; expected one type")
+            })?;
+            let number = layer.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+            list.push((theirs.replace("{n}", number), stacked));
+        }
+        Ok(list)
     }
 
     /// This family's name of a tensor, of which `name` is ours.

@@ -190,6 +190,29 @@ impl Fields {
         Err(Error::Config(format!("has no {} and no {} ({expected})", first.join(", no "), self.name(last))))
     }
 
+    /// Looks at a key that must be there, which another reader takes.
+    pub fn peek<T: Field>(&self, key: &str) -> Result<T> {
+        match self.map.get(key).filter(|value| !value.is_null()) {
+            None => Err(Error::Config(format!("has no {}, expected {}", self.name(key), T::EXPECTED))),
+            Some(value) => match T::read(value) {
+                Some(found) => Ok(found),
+                None => self.error(key, shown(value), T::EXPECTED),
+            },
+        }
+    }
+
+    /// Takes a key of an object that a key holds, if both are there.
+    pub fn inside<T: Field>(&mut self, key: &str, inner: &str) -> Result<Option<T>> {
+        let found = self.map.get_mut(key).and_then(Value::as_object_mut).and_then(|map| map.shift_remove(inner));
+        match found {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match T::read(&value) {
+                Some(found) => Ok(Some(found)),
+                None => self.error(&format!("{key}.{inner}"), shown(&value), T::EXPECTED),
+            },
+        }
+    }
+
     /// Takes a key that must be there.
     pub fn required<T: Field>(&mut self, key: &str) -> Result<T> {
         match self.optional(key)? {

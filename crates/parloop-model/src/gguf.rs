@@ -11,6 +11,7 @@
 
 mod config;
 mod container;
+mod experts;
 mod metadata;
 mod names;
 mod quantize;
@@ -56,7 +57,7 @@ pub(crate) fn read(path: &Path) -> Result<Model> {
     let mut tensors = HashMap::new();
     for (name, tensor) in container.tensors {
         let full = names::to_hugging_face(&name);
-        let tensor = if full.ends_with(quantize::SHARED_GATE) { tensor.as_row() } else { tensor };
+        let tensor = if full.ends_with(quantize::SHARED_GATE) { tensor.into_row() } else { tensor };
         if tensors.insert(full.clone(), tensor).is_some() {
             return Err(fail(format!("has the tensor {full} under two names")));
         }

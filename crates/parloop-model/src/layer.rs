@@ -405,7 +405,7 @@ impl LayerParts<Part> {
                 mlp_bias: true,
                 qk_norms: QkNorms::Head,
                 sandwich_norms: true,
-                rope_scaling: None,
+                ..Extras::default()
             };
             let mut every: Vec<Part> = Vec::new();
             LayerParts::of(&config, 0).each(|part| every.push(part.clone()));

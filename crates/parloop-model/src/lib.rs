@@ -49,7 +49,7 @@ pub mod tokenizer;
 
 pub use chat::{ChatSource, ChatTemplate, Conversation, Message};
 pub use checkpoint::Checkpoint;
-pub use config::{Extras, ModelConfig, QkNorms, Sizes};
+pub use config::{Extras, ModelConfig, Multipliers, QkNorms, Sizes};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use experts::{Groups, Moe, Score, SharedExpert};

@@ -78,9 +78,9 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
 }
 
-/// Half-split rotation of one head at position `t`, and YaRN's factor.
+/// Half-split rotation of one head at position `t`, or of its first dimensions, and YaRN's factor.
 fn rotate(x: &mut [f32], t: usize, (frequencies, factor): &(Vec<f64>, f32)) {
-    let half = x.len() / 2;
+    let half = frequencies.len();
     for (i, frequency) in frequencies.iter().enumerate() {
         let angle = t as f64 * frequency;
         let (sin, cos) = (angle.sin() as f32 * factor, angle.cos() as f32 * factor);
@@ -210,15 +210,18 @@ impl Reference {
     pub fn forward_watched(&self, ids: &[u32], watch: &mut dyn FnMut(Attended<'_>)) -> Result<Output> {
         self.config.check_tokens(ids)?;
         let (recipe, eps) = (&self.config.recipe, self.config.rms_norm_eps);
-        let embedding: Vec<&[f32]> = ids.iter().map(|id| self.embedding.row(*id as usize)).collect();
+        let multipliers = self.config.extras.multipliers;
+        let scale = multipliers.map_or(1.0, |m| m.embedding);
+        let scaled = |id: &u32| self.embedding.row(*id as usize).iter().map(|e| scale * e).collect();
+        let embedding: Vec<Vec<f32>> = ids.iter().map(scaled).collect();
         let mut states: Vec<Vec<Vec<f32>>> = Vec::new();
         let mut shared: Vec<Cache> = self.layers.iter().map(|_| Cache::default()).collect();
-        let mut x: Vec<Vec<f32>> = embedding.iter().map(|e| e.to_vec()).collect();
+        let mut x: Vec<Vec<f32>> = embedding.clone();
         let (mut experts, mut margin) = (vec![vec![Vec::new(); self.layers.len()]; recipe.count], f32::INFINITY);
         for r in 0..recipe.count {
             if r > 0 {
                 let before = if recipe.norm { &states[r - 1] } else { &x };
-                x = (0..ids.len()).map(|t| self.loop_input(embedding[t], before, t)).collect();
+                x = (0..ids.len()).map(|t| self.loop_input(&embedding[t], before, t)).collect();
             }
             for (n, cache) in shared.iter_mut().enumerate() {
                 self.attention(n, cache, &mut x, r, watch);
@@ -227,7 +230,10 @@ impl Reference {
             states.push(x.iter().map(|x| rms_norm(x, &self.final_norm, eps)).collect());
         }
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        let logits = (0..ids.len()).map(|t| head.times(&states[self.exit_loop(&states, t)][t])).collect();
+        let divisor = multipliers.map_or(1.0, |m| m.logits);
+        let logits =
+            |t: usize| head.times(&states[self.exit_loop(&states, t)][t]).iter().map(|l| l / divisor).collect();
+        let logits = (0..ids.len()).map(logits).collect();
         Ok(Output { logits, states, margin, experts })
     }
 
@@ -286,7 +292,12 @@ impl Reference {
             rows
         };
         let u: Vec<Vec<f32>> = x.iter().map(|x| rms_norm(x, &layer.input_norm, eps)).collect();
-        let q = turned(&layer.q, &layer.q_norm, &u);
+        let mut q = turned(&layer.q, &layer.q_norm, &u);
+        if let Some(m) = c.extras.multipliers {
+            // In the place of the 1 / sqrt(D) that follows.
+            let factor = m.attention * (head_dim as f32).sqrt();
+            q.iter_mut().flatten().for_each(|q| *q *= factor);
+        }
         let own = Cache { k: turned(&layer.k, &layer.k_norm, &u), v: u.iter().map(|u| layer.v.of(u)).collect() };
         let later_shared = r > 0 && c.recipe.kv == KvMode::Shared;
         if r == 0 {
@@ -345,8 +356,12 @@ impl Reference {
 
     /// A branch's result as it joins the residual stream.
     fn joined(&self, norm: &Option<Vec<f32>>, y: Vec<f32>) -> Vec<f32> {
-        match norm {
+        let y = match norm {
             Some(norm) => rms_norm(&y, norm, self.config.rms_norm_eps),
+            None => y,
+        };
+        match self.config.extras.multipliers {
+            Some(m) => y.iter().map(|y| m.residual * y).collect(),
             None => y,
         }
     }

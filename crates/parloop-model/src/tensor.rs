@@ -61,8 +61,17 @@ impl Tensor {
         fits.then(|| Self { shape, start, end, source: self.source.clone(), ..*self })
     }
 
+    /// The rows of several tensors of one type, one after the other, copied; `None` if types or sizes differ.
+    pub(crate) fn stacked(parts: &[&Self], shape: Vec<usize>) -> Option<Self> {
+        let dtype = parts.first()?.dtype;
+        let same = parts.iter().all(|part| part.dtype == dtype && part.width() == parts[0].width());
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.bytes().into_owned()).collect();
+        let range = 0..bytes.len();
+        same.then(|| Self::new(dtype, shape, Arc::new(bytes), range)).flatten()
+    }
+
     /// A vector as a matrix of one row.
-    pub(crate) fn as_row(self) -> Self {
+    pub(crate) fn into_row(self) -> Self {
         match self.shape[..] {
             [width] => Self { shape: vec![1, width], ..self },
             _ => self,

@@ -42,3 +42,11 @@ fn spec(name: String, shape: &[usize], role: Role) -> Spec {
 pub fn parameters(c: &ModelConfig) -> u64 {
     expected(c).iter().map(|s| s.elements() as u64).sum()
 }
+
+/// Of these the parameters that a row meets: of a mixture its k experts.
+pub fn active_parameters(c: &ModelConfig) -> u64 {
+    let Some(moe) = &c.moe else { return parameters(c) };
+    let left_out = (moe.experts - moe.top_k) * 3 * moe.width * c.hidden_size;
+    let layers = (0..c.num_hidden_layers).filter(|n| moe.in_layer(*n)).count();
+    parameters(c) - (left_out * layers) as u64
+}

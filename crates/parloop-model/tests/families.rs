@@ -281,6 +281,63 @@ fn gates_that_are_missing_doubled_or_of_another_kind_are_refused() {
 }
 
 #[test]
+fn experts_that_do_not_fit_are_refused_in_a_sentence() {
+    let as_is = |_: &mut Value| ();
+    let with = |key: &'static str, value: Value| move |c: &mut Value| c[key] = value;
+    let message = refused("mixtral", with("num_experts_per_tok", 7.into()), |_| ());
+    assert!(message.contains("moe.top_k is 7, expected 1 to the number of experts, 6"), "{message}");
+    let message = refused("mixtral", with("num_local_experts", 8.into()), |_| ());
+    assert!(message.contains("mlp.experts.6.gate_proj.weight: is missing"), "{message}");
+    let message = refused("mixtral", with("num_local_experts", 5.into()), |_| ());
+    assert!(message.contains("gate.weight: has shape [6, 32], the configuration needs [5, 32]"), "{message}");
+    let message = refused("mixtral", as_is, |t| t.retain(|(name, _)| !name.contains("experts.3.w2")));
+    assert!(message.contains("layers.0.mlp.experts.3.down_proj.weight: is missing"), "{message}");
+    let message = refused("granitemoe", with("num_local_experts", 5.into()), |_| ());
+    assert!(
+        message.contains("input_linear.weight: has shape [6, 32, 32], the configuration needs [5, 32, 32]"),
+        "{message}"
+    );
+    let message = refused("granitemoe", with("intermediate_size", 8.into()), |_| ());
+    assert!(
+        message.contains("[6, 32, 32], the configuration needs [6, 16, 32]: the matrices of 6 experts"),
+        "{message}"
+    );
+    let message = refused("dots1", with("n_group", 3.into()), |_| ());
+    assert!(message.contains("moe.groups.count is 3"), "{message}");
+    let message = refused("dots1", with("first_k_dense_replace", 2.into()), |_| ());
+    assert!(message.contains("first_k_dense_replace is 2"), "{message}");
+    let message = refused("glm4_moe", with("n_shared_experts", 0.into()), |_| ());
+    assert!(message.contains("mlp.shared_experts") && message.contains("is not part of the model"), "{message}");
+    let message = refused("olmoe", with("clip_qkv", 8.into()), |_| ());
+    assert!(message.contains("clip_qkv"), "{message}");
+    let message = refused("qwen2_moe", with("mlp_only_layers", json!([5])), |_| ());
+    assert!(message.contains("mlp_only_layers is a list with 5"), "{message}");
+    let message = refused("qwen3_moe", with("num_experts", 9.into()), |_| ());
+    assert!(message.contains("num_local_experts is 8, expected 9"), "{message}");
+    let golden: Value =
+        serde_json::from_str(include_str!("../../../tests/goldens/moe-plt2-shared/config.json")).unwrap();
+    for (change, words) in [
+        (json!({"moe": null}), "loop.experts is \"shared\", expected \"own\" where there is no moe"),
+        (json!({"loop": {"count": 1}}), "expected \"own\" with loop.count = 1"),
+        (json!({"loop": {"experts": "some"}}), "loop.experts is \"some\", expected \"own\" or \"shared\""),
+        (json!({"moe": {"swing": 1}}), "moe.swing"),
+        (json!({"moe": {"score": "tanh"}}), "moe.score is \"tanh\""),
+        (json!({"moe": {"shared": {"width": 0}}}), "moe.shared.width is 0"),
+        (json!({"mlp_bias": true}), "mlp_bias is true, expected false beside moe"),
+    ] {
+        let mut config = golden.clone();
+        for (key, value) in change.as_object().unwrap() {
+            match value.as_object() {
+                Some(inner) => inner.iter().for_each(|(k, v)| config[key][k] = v.clone()),
+                None => config[key] = value.clone(),
+            }
+        }
+        let message = described(config).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
 fn every_family_is_written_in_its_own_form_and_read_back_the_same() {
     for name in FAMILIES {
         let checkpoint = FamilyCase::read(name).checkpoint;
@@ -304,7 +361,7 @@ fn a_family_writes_a_model_as_it_is_or_not_at_all() {
     let mut rng = parloop_testing::Rng(3);
     let mut written = std::collections::BTreeMap::new();
     for _ in 0..300 {
-        let config = parloop_testing::config(&mut rng);
+        let config = parloop_testing::any_config(&mut rng);
         let own = family::own().write(&config, &Default::default()).unwrap();
         assert_eq!(described(own).unwrap().computed(), config.computed());
         for family in family::FAMILIES {

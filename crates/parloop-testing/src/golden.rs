@@ -49,8 +49,9 @@ impl Golden {
     }
 }
 
-/// Names of the folders of tiny checkpoints of other families (`tests/reference/families.py`).
-pub const FAMILIES: [&str; 18] = [
+/// Names of the folders of tiny checkpoints of other families (`tests/reference/families.py`; those with experts
+/// `moe_families.py`).
+pub const FAMILIES: [&str; 26] = [
     "iquestpltcoder",
     "iquestpltcoder-loop-gate-proj",
     "iquestpltcoder-query",
@@ -69,6 +70,14 @@ pub const FAMILIES: [&str; 18] = [
     "qwen2",
     "qwen2-tied",
     "qwen3",
+    "mixtral",
+    "qwen2_moe",
+    "qwen2_moe-step",
+    "qwen3_moe",
+    "olmoe",
+    "granitemoe",
+    "dots1",
+    "glm4_moe",
 ];
 
 /// One tiny checkpoint of another family, a sequence, and the expected logits.

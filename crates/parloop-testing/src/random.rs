@@ -2,8 +2,8 @@
 
 use parloop_model::rope::RopeScaling;
 use parloop_model::{
-    Checkpoint, Exit, ExpertMode, Extras, GateKind, Groups, KvMode, Local, ModelConfig, Moe, QkNorms, Recipe, Score,
-    SharedExpert, Sizes, tensors,
+    Checkpoint, Exit, ExpertMode, Extras, GateKind, Groups, KvMode, Local, ModelConfig, Moe, Multipliers, QkNorms,
+    Recipe, Score, SharedExpert, Sizes, tensors,
 };
 
 /// A small seeded generator (SplitMix64), so that a failing case can be repeated from its seed.
@@ -68,7 +68,7 @@ pub fn config(rng: &mut Rng) -> ModelConfig {
             mlp_bias: rng.flip(),
             sandwich_norms: rng.flip(),
             rope_scaling: rope_scaling(rng),
-            qk_norms: QkNorms::None,
+            ..Extras::default()
         };
     }
     config
@@ -89,6 +89,8 @@ pub fn whole_blocks(config: &mut ModelConfig) {
     if let Some(moe) = &mut config.moe {
         moe.width = moe.width.next_multiple_of(32);
         moe.shared.iter_mut().for_each(|shared| shared.width = shared.width.next_multiple_of(32));
+        // Heads may be smaller then.
+        config.extras.rotary_dims = config.extras.rotary_dims.map(|dims| dims.min(16));
     }
 }
 
@@ -97,7 +99,7 @@ pub fn experts(config: &mut ModelConfig, rng: &mut Rng) {
     let layers = config.num_hidden_layers;
     let (count, size) = (rng.range(1, 4), rng.range(2, 3));
     let keep = rng.range(1, count);
-    let groups = rng.flip().then_some(Groups { count, keep });
+    let groups = Some(Groups { count, keep }).filter(|_| count > 1 && rng.flip());
     let most = groups.map_or(count * size, |groups| groups.keep * size);
     config.moe = Some(Moe {
         score: if rng.flip() { Score::Softmax } else { Score::Sigmoid },
@@ -110,6 +112,16 @@ pub fn experts(config: &mut ModelConfig, rng: &mut Rng) {
         ..Moe::new(count * size, rng.range(1, most.min(4)), rng.range(1, 24))
     });
     config.extras.mlp_bias = false;
+    config.extras.qk_norms = [QkNorms::None, QkNorms::Head, QkNorms::Whole][rng.range(0, 2)];
+    if rng.range(0, 3) == 0 {
+        let dims = 2 * rng.range(1, config.head_dim / 2);
+        config.extras.rotary_dims = Some(dims).filter(|dims| *dims < config.head_dim);
+    }
+    if rng.range(0, 3) == 0 {
+        let mut factor = || 0.3 + rng.unit();
+        config.extras.multipliers =
+            Some(Multipliers { embedding: factor(), attention: factor(), residual: factor(), logits: factor() });
+    }
     if config.recipe.count > 1 && rng.flip() {
         config.recipe.experts = ExpertMode::Shared;
     }

@@ -106,13 +106,24 @@ fn trainable(config: &ModelConfig) -> Result<()> {
 
 /// Refuses parts of a layer that the module does not have.
 fn known(extras: &Extras) -> Result<()> {
-    let Extras { attention_bias, attention_output_bias, mlp_bias, qk_norms, sandwich_norms, rope_scaling } = extras;
+    let Extras {
+        attention_bias,
+        attention_output_bias,
+        mlp_bias,
+        qk_norms,
+        sandwich_norms,
+        rope_scaling,
+        rotary_dims,
+        multipliers,
+    } = extras;
     let found = [
         ("attention_bias", *attention_bias || *attention_output_bias),
         ("mlp_bias", *mlp_bias),
         ("qk_norms", *qk_norms != QkNorms::None),
         ("sandwich_norms", *sandwich_norms),
         ("rope_scaling", rope_scaling.is_some()),
+        ("rotary_dims", rotary_dims.is_some()),
+        ("multipliers", multipliers.is_some()),
     ];
     match found.into_iter().find(|(_, there)| *there) {
         Some((part, _)) => Err(Error::NotTrainable { part }),

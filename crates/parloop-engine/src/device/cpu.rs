@@ -7,7 +7,7 @@ use crate::Model;
 use crate::model::Layer;
 use parloop_kernels::ops::{Rotation, rms_norm_safe, sigmoid, swiglu_safe};
 use parloop_kernels::{Attend, Bias, Effect, Norm, Op, Product, Projector, Weights, attend};
-use parloop_model::{FeedForward, Gate, KvMode, Linear};
+use parloop_model::{FeedForward, Gate, KvMode, Linear, ModelConfig};
 
 /// The host's own kernels, and buffers that live from pass to pass.
 #[derive(Default)]
@@ -56,6 +56,9 @@ impl Device for Cpu {
         let rows = 0..x.len() / c.hidden_size;
         let product = Product { weights: model.head(), rows, effect: Effect::Store, out: logits };
         host.project(Op::Head, x, c.hidden_size, norm, &mut [product]);
+        if let Some(m) = c.extras.multipliers {
+            logits.iter_mut().for_each(|l| *l /= m.logits);
+        }
     }
 }
 
@@ -91,6 +94,11 @@ impl Cpu {
         let began = host.profile.start();
         norm_heads(host, q, &layer.q_norm, c.rms_norm_eps, spare);
         q.chunks_exact_mut(width).zip(&*rotations).for_each(|(q, turn)| turn.apply(q));
+        if let Some(m) = c.extras.multipliers {
+            // In the place of the 1 / sqrt(D) that attention multiplies with.
+            let factor = m.attention * (c.head_dim as f32).sqrt();
+            q.iter_mut().for_each(|q| *q *= factor);
+        }
         host.profile.add(Op::Rope, began, 0);
         written
     }
@@ -123,8 +131,8 @@ impl Cpu {
             Attend { global: sight.global, local }
         });
         attend(host, heads, q, &seen.collect::<Vec<_>>(), y);
-        let norm = layer.attention_out_norm.as_ref().map(|weight| Norm { weight, eps: c.rms_norm_eps });
-        join(host, Op::Output, y, &layer.o, norm, spare, &mut pass.x[..live * d]);
+        let way = Way::of(c, &layer.attention_out_norm);
+        join(host, Op::Output, y, &layer.o, way, spare, &mut pass.x[..live * d]);
     }
 
     /// The feed-forward, added to the residual stream.
@@ -137,8 +145,8 @@ impl Cpu {
             FeedForward::Experts(parts) => {
                 let norm = Norm { weight: &layer.post_norm, eps: c.rms_norm_eps };
                 let y = routes.results(host, pass, parts, norm, n);
-                let norm = layer.feed_forward_out_norm.as_ref().map(|weight| Norm { weight, eps: c.rms_norm_eps });
-                return add(host, y, norm, sized(spare, d), &mut pass.x[..live * d]);
+                let way = Way::of(c, &layer.feed_forward_out_norm);
+                return add(host, y, way, sized(spare, d), &mut pass.x[..live * d]);
             }
         };
         let x = &mut pass.x[..live * d];
@@ -155,8 +163,8 @@ impl Cpu {
             host.project(Op::FeedForwardIn, x, d, norm, &mut products);
             swiglu_safe(host, inner, second);
         }
-        let norm = layer.feed_forward_out_norm.as_ref().map(|weight| Norm { weight, eps: c.rms_norm_eps });
-        join(host, Op::FeedForwardOut, inner, down_proj, norm, spare, x);
+        let way = Way::of(c, &layer.feed_forward_out_norm);
+        join(host, Op::FeedForwardOut, inner, down_proj, way, spare, x);
     }
 }
 
@@ -186,35 +194,62 @@ fn norm_heads(host: &Projector, rows: &mut [f32], norm: &Option<Vec<f32>>, eps: 
     }
 }
 
-/// The last product of a branch, whose result joins the residual stream: `x += W y + b`, or `x += Norm(W y + b)`.
+/// How a branch's result joins the residual stream: `x += y`, `x += Norm(y)`, or either times a factor.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    norm: Option<Norm<'a>>,
+    factor: Option<f32>,
+}
+
+impl<'a> Way<'a> {
+    fn of(config: &ModelConfig, norm: &'a Option<Vec<f32>>) -> Self {
+        let norm = norm.as_ref().map(|weight| Norm { weight, eps: config.rms_norm_eps });
+        Self { norm, factor: config.extras.multipliers.map(|m| m.residual) }
+    }
+
+    /// Whether it is just added.
+    fn is_plain(self) -> bool {
+        self.norm.is_none() && self.factor.is_none()
+    }
+}
+
+/// The last product of a branch, whose result joins the residual stream.
 fn join(
     host: &mut Projector,
     op: Op,
     y: &[f32],
     linear: &Linear<Weights, Vec<f32>>,
-    norm: Option<Norm<'_>>,
+    way: Way<'_>,
     spare: &mut Vec<f32>,
     x: &mut [f32],
 ) {
     let weights = &linear.weight;
     let (d, width) = (weights.outputs(), weights.inputs());
     let rows = 0..x.len() / d;
-    let Some(norm) = norm else {
+    if way.is_plain() {
         let effect = Effect::AddBiased(bias(linear));
         return host.project(op, y, width, None, &mut [Product { weights, rows, effect, out: x }]);
-    };
+    }
     let (out, normed) = sized(spare, x.len() + d).split_at_mut(x.len());
     host.project(op, y, width, None, &mut [stored(linear, rows.end, out)]);
-    add(host, out, Some(norm), normed, x);
+    add(host, out, way, normed, x);
 }
 
-/// A branch's results `[rows][d]` join the residual stream: `x += y`, or `x += Norm(y)`. `normed` is space for a row.
-fn add(host: &Projector, y: &[f32], norm: Option<Norm<'_>>, normed: &mut [f32], x: &mut [f32]) {
-    let Some(norm) = norm else { return x.iter_mut().zip(y).for_each(|(x, y)| *x += y) };
+/// A branch's results `[rows][d]` join the residual stream. `normed` is space for a row.
+fn add(host: &Projector, y: &[f32], way: Way<'_>, normed: &mut [f32], x: &mut [f32]) {
     let d = normed.len();
     for (x, y) in x.chunks_exact_mut(d).zip(y.chunks_exact(d)) {
-        rms_norm_safe(host, y, norm.weight, norm.eps, normed);
-        x.iter_mut().zip(&*normed).for_each(|(x, y)| *x += y);
+        let y = match way.norm {
+            None => y,
+            Some(norm) => {
+                rms_norm_safe(host, y, norm.weight, norm.eps, normed);
+                &*normed
+            }
+        };
+        match way.factor {
+            None => x.iter_mut().zip(y).for_each(|(x, y)| *x += y),
+            Some(factor) => x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y),
+        }
     }
 }
 

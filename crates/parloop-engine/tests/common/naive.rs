@@ -15,6 +15,8 @@ impl Device for Naive {
     fn pass(&mut self, _host: &mut Projector, mut pass: Pass<'_, '_>) {
         let (model, c) = (pass.model, pass.model.config());
         let (d, heads, eps) = (c.hidden_size, c.num_attention_heads, f64::from(c.rms_norm_eps));
+        let multipliers = c.extras.multipliers;
+        let residual = multipliers.map_or(1.0, |m| f64::from(m.residual));
         for (n, layer) in model.layers().iter().enumerate() {
             let input = |pass: &Pass<'_, '_>, i: usize| norm(&pass.x[i * d..][..d], &layer.input_norm, eps);
             let (mut keys, mut values) = (vec![], vec![]);
@@ -29,7 +31,9 @@ impl Device for Naive {
             let mut outputs = Vec::new();
             for i in 0..pass.rows.len() {
                 let query = normed_heads(linear(&layer.q, &input(&pass, i)), layer.q_norm.as_deref(), eps);
-                let query = turned(query, pass.rows[i].position, model);
+                let mut query = turned(query, pass.rows[i].position, model);
+                let factor = multipliers.map_or(1.0, |m| f64::from(m.attention) * (c.head_dim as f64).sqrt());
+                query.iter_mut().for_each(|q| *q *= factor);
                 let sight = pass.sight(i, n);
                 let mut y = attended(&query, heads, sight.global);
                 if let (Some(local), Some(gate)) = (sight.local, &layer.gate) {
@@ -52,7 +56,7 @@ impl Device for Naive {
             pass.shrink(n, &written);
             for (i, y) in outputs.into_iter().enumerate() {
                 let x = &mut pass.x[i * d..][..d];
-                join(x, linear(&layer.o, &y), layer.attention_out_norm.as_deref(), eps);
+                join(x, linear(&layer.o, &y), layer.attention_out_norm.as_deref(), eps, residual);
                 let inner = norm(x, &layer.post_norm, eps);
                 let y = match &layer.feed_forward {
                     FeedForward::Dense { gate_proj, up_proj, down_proj } => {
@@ -60,7 +64,7 @@ impl Device for Naive {
                     }
                     FeedForward::Experts(parts) => mixed(&mut pass, i, n, parts, &inner),
                 };
-                join(&mut pass.x[i * d..][..d], y, layer.feed_forward_out_norm.as_deref(), eps);
+                join(&mut pass.x[i * d..][..d], y, layer.feed_forward_out_norm.as_deref(), eps, residual);
             }
         }
     }
@@ -69,7 +73,8 @@ impl Device for Naive {
         let c = model.config();
         for (x, logits) in x.chunks_exact(c.hidden_size).zip(logits.chunks_exact_mut(c.vocab_size)) {
             let row = product(model.head(), &norm(x, model.final_norm(), f64::from(c.rms_norm_eps)));
-            logits.iter_mut().zip(row).for_each(|(l, v)| *l = v as f32);
+            let divisor = c.extras.multipliers.map_or(1.0, |m| f64::from(m.logits));
+            logits.iter_mut().zip(row).for_each(|(l, v)| *l = (v / divisor) as f32);
         }
     }
 }
@@ -124,12 +129,12 @@ fn linear(linear: &Linear<Weights, Vec<f32>>, x: &[f64]) -> Numbers {
     out
 }
 
-fn join(x: &mut [f32], y: Numbers, weight: Option<&[f32]>, eps: f64) {
+fn join(x: &mut [f32], y: Numbers, weight: Option<&[f32]>, eps: f64, factor: f64) {
     let y = match weight {
         Some(weight) => norm(&y.iter().map(|y| *y as f32).collect::<Vec<_>>(), weight, eps),
         None => y,
     };
-    x.iter_mut().zip(y).for_each(|(x, y)| *x = (f64::from(*x) + y) as f32);
+    x.iter_mut().zip(y).for_each(|(x, y)| *x = (f64::from(*x) + factor * y) as f32);
 }
 
 fn normed_heads(row: Numbers, weight: Option<&[f32]>, eps: f64) -> Numbers {
@@ -141,7 +146,7 @@ fn normed_heads(row: Numbers, weight: Option<&[f32]>, eps: f64) -> Numbers {
 fn turned(mut row: Numbers, position: usize, model: &Model) -> Numbers {
     let (frequencies, factor) = model.config().frequencies();
     let half = frequencies.len();
-    for head in row.chunks_exact_mut(2 * half) {
+    for head in row.chunks_exact_mut(model.config().head_dim) {
         for (i, f) in frequencies.iter().enumerate() {
             let (sin, cos) = (position as f64 * f).sin_cos();
             let (a, b, factor) = (head[i], head[i + half], f64::from(factor));

@@ -113,6 +113,9 @@ pub(super) fn check(
 ) -> Result<(HashMap<String, Tensor>, Vec<String>)> {
     let mut named: HashMap<String, (String, Tensor)> = HashMap::new();
     let mut unused = Vec::new();
+    // In order, so that of several errors always the same is found.
+    let mut found: Vec<(String, Tensor)> = found.into_iter().collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, tensor) in found {
         // Rotary frequencies are derived from the configuration; old exporters store them anyway.
         if name.ends_with("rotary_emb.inv_freq") {

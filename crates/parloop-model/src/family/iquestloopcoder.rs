@@ -14,6 +14,7 @@ pub(super) static FAMILY: Family = Family {
     class: "IQuestLoopCoderForCausalLM",
     read,
     write,
+    stacks: &[],
     names: &[("model.gate_projections.{n}.", "model.layers.{n}.self_attn.plt_gate.")],
     aliases: &[],
 };

@@ -19,6 +19,7 @@ pub(super) static FAMILY: Family = Family {
     class: "IQuestPLTCoderForCausalLM",
     read,
     write,
+    stacks: &[],
     names: &[],
     aliases: &[
         ("model.layers.{n}.self_attn.loop_gate_proj.", "model.layers.{n}.self_attn.plt_gate."),

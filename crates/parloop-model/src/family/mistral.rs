@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     class: "MistralForCausalLM",
     read,
     write: |_, map| _ = map.insert(WINDOW.into(), Value::Null),
+    stacks: &[],
     names: &[],
     aliases: &[],
 };

@@ -12,6 +12,7 @@ pub(super) static FAMILY: Family = Family {
     class: "NanbeigeForCausalLM",
     read,
     write,
+    stacks: &[],
     names: &[],
     aliases: &[],
 };

@@ -12,6 +12,7 @@ pub(super) static FAMILY: Family = Family {
     class: "OuroForCausalLM",
     read,
     write,
+    stacks: &[],
     names: &[],
     aliases: &[],
 };

@@ -2,7 +2,7 @@
 
 use super::{Family, llama_like, plain};
 use crate::fields::Fields;
-use crate::{Error, ModelConfig, Moe, QkNorms, Recipe, Result};
+use crate::{Error, ModelConfig, Moe, Multipliers, QkNorms, Recipe, Result};
 use serde_json::{Map, Value};
 
 pub(super) static FAMILY: Family = Family {
@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     class: "ParloopForCausalLM",
     read,
     write,
+    stacks: &[],
     names: &[],
     aliases: &[],
 };
@@ -29,13 +30,26 @@ fn read(fields: &mut Fields) -> Result<ModelConfig> {
         _ => QkNorms::None,
     };
     let sandwich_norms = fields.optional("sandwich_norms")?.unwrap_or(false);
+    let rotary_dims = fields.optional("rotary_dims")?;
+    let multipliers = fields.object("multipliers")?.map(multipliers).transpose()?;
     let moe = fields.object("moe")?.map(Moe::read).transpose()?;
     let mut config = llama_like(fields, recipe)?;
     config.moe = moe;
+    (config.extras.rotary_dims, config.extras.multipliers) = (rotary_dims, multipliers);
     let extras = &mut config.extras;
     (extras.qk_norms, extras.sandwich_norms) = (qk_norms, sandwich_norms);
     extras.attention_output_bias = output_bias.unwrap_or(extras.attention_bias);
     Ok(config)
+}
+
+fn multipliers(mut fields: Fields) -> Result<Multipliers> {
+    fields.known(&["embedding", "attention", "residual", "logits"])?;
+    Ok(Multipliers {
+        embedding: fields.required("embedding")?,
+        attention: fields.required("attention")?,
+        residual: fields.required("residual")?,
+        logits: fields.required("logits")?,
+    })
 }
 
 fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
@@ -50,6 +64,11 @@ fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
     ] {
         if there {
             map.insert(key.into(), true.into());
+        }
+    }
+    for (key, value) in [("rotary_dims", plain(&extras.rotary_dims)), ("multipliers", plain(&extras.multipliers))] {
+        if !value.is_null() {
+            map.insert(key.into(), value);
         }
     }
     map.insert("loop".into(), plain(&config.recipe));

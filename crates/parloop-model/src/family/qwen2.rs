@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     read,
     // The class has these biases always, and no key for them.
     write: |_, map| _ = map.shift_remove("attention_bias"),
+    stacks: &[],
     names: &[],
     aliases: &[],
 };

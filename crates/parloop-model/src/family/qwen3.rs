@@ -10,6 +10,7 @@ pub(super) static FAMILY: Family = Family {
     class: "Qwen3ForCausalLM",
     read,
     write: |_, _| (),
+    stacks: &[],
     names: &[],
     aliases: &[],
 };

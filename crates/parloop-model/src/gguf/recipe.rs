@@ -11,6 +11,7 @@
 //! | `loop.kv` | `per_loop` or `shared` |
 //! | `loop.local` | whether later loops have a gated window |
 //! | `loop.local.left`, `loop.local.gate` | its size, and `hidden` or `query`; only with `local` |
+//! | `loop.experts` | `shared`; only where later loops take loop 1's experts |
 //! | `loop.exit_threshold` | only with an exit gate: the probability at which a token may leave the loops |
 //!
 //! A key that is missing, or stands where it means nothing, is an error: the same tensors under another recipe are
@@ -19,11 +20,11 @@
 use super::metadata::Metadata;
 use super::reader::Result;
 use super::value::{Pairs, Value};
-use crate::{GateKind, KvMode, Recipe};
+use crate::{ExpertMode, GateKind, KvMode, Recipe};
 use serde_json::{Value as Json, json};
 
 /// The keys, without the architecture before them.
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 12] = [
     "num_loops",
     "loop.shift",
     "loop.add_embedding",
@@ -35,6 +36,7 @@ pub(super) const KEYS: [&str; 11] = [
     "loop.local.left",
     "loop.local.gate",
     "loop.exit_threshold",
+    "loop.experts",
 ];
 
 /// The object `loop` of a `config.json`.
@@ -65,6 +67,7 @@ pub(super) fn to_json(metadata: &Metadata<'_>, arch: &str) -> Result<Json> {
         "hidden_scale": metadata.required(&number, metadata.number(&number)?)?,
         "norm": flag("loop.norm")?,
         "kv": metadata.required(&kv, metadata.text(&kv)?)?,
+        "experts": metadata.text(&key("loop.experts"))?,
         "exit": exit.map(|threshold| json!({ "threshold": threshold })),
         "local": left.map(|left| json!({ "left": left, "gate": gate })),
     }))
@@ -84,6 +87,9 @@ pub(super) fn to_metadata(recipe: &Recipe, arch: &str) -> Pairs {
         pair("loop.local", Value::Bool(recipe.local.is_some())),
     ];
     pairs.extend(recipe.embedding_scale.map(|scale| pair("loop.embedding_scale", Value::F32(scale))));
+    if recipe.experts == ExpertMode::Shared {
+        pairs.push(pair("loop.experts", text("shared")));
+    }
     pairs.extend(recipe.exit.map(|exit| pair("loop.exit_threshold", Value::F32(exit.threshold))));
     if let Some(local) = recipe.local {
         pairs.push(pair("loop.local.left", Value::U32(local.left as u32)));

@@ -110,7 +110,7 @@ pub(super) fn to_metadata(config: &ModelConfig, arch: &str) -> crate::Result<(Pa
             let values = [factor, low_freq_factor, high_freq_factor].map(Value::F32);
             let original = Value::U32(original_max_position_embeddings as u32);
             let keys = LLAMA3.map(String::from).into_iter().zip(values.into_iter().chain([original]));
-            (keys.collect(), Some(divisors(config.head_dim, config.rope_theta, scaling)))
+            (keys.collect(), Some(divisors(config.rotary_dims(), config.rope_theta, scaling)))
         }
         RopeScaling::Yarn { truncate: false, .. } => {
             let message =

@@ -3,7 +3,7 @@
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use parloop_engine::Passes;
 use parloop_kernels::{KvType, WeightType};
-use parloop_model::DType;
+use parloop_model::{DType, ExpertMode};
 
 /// One name and what it stands for.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,12 @@ impl<T: Copy> Types<T> {
 /// Takes one of a table of names.
 #[derive(Clone)]
 pub struct OneOf<T: 'static>(&'static [Name<T>]);
+
+/// Whose experts later loops take.
+pub const ROUTING: OneOf<ExpertMode> = OneOf(&[
+    Name { name: "own", also: &[], value: ExpertMode::Own },
+    Name { name: "shared", also: &[], value: ExpertMode::Shared },
+]);
 
 /// How the loops of a token that is written run.
 pub const PASSES: OneOf<Passes> = OneOf(&[

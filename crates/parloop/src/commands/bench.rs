@@ -12,13 +12,14 @@ mod shapes;
 
 use crate::args::machine::Machine;
 use crate::args::model::Model as ModelArg;
-use crate::args::names::{KV, PASSES, WEIGHTS, named};
+use crate::args::names::{KV, PASSES, ROUTING, WEIGHTS, named};
 use crate::args::numbers::{at_least, from_to};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use parloop_engine::device::MadeUp;
 use parloop_engine::{Engine, Model, Passes, Sequence};
 use parloop_kernels::{KvType, Projector, WeightType, measure, memory};
-use parloop_model::{Checkpoint, ModelConfig, Recipe, tensors};
+use parloop_model::{Checkpoint, ExpertMode, ModelConfig, Moe, Recipe, tensors};
 use report::{Format, Report, Row};
 use rounds::{Side, Work};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use std::sync::Arc;
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3,4 --weights bf16,q8,q4
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3 --passes one,sequential --weights q4
   parloop bench decode --shape llama-1b --batch 1,2,4,8 --depth 512,4096 --format markdown
+  parloop bench decode --shape olmoe-7b --layers 4 --loops 1,2 --routing own --overlap 0.6 --weights q4 --batch 1,4,16
   parloop bench prefill --shape loopcoder-v2 --layers 1 --prompt-tokens 128,512 --json
   parloop bench mixed out/plt2 --prompt-tokens 256 --steps 128
   parloop bench serve --help                                  a server under load
@@ -41,7 +43,8 @@ Things compared run interleaved; figures are medians, ratios are medians of the 
 Columns: tests are tgN @ dD (N tokens decoded after D in the cache, at most 16 more) and ppN (a prompt of N); '+-' is the
 standard deviation over the rounds; 'read' is the share of the read bandwidth measured beside it, 'peak' of the inner
 instruction's peak; 'x1 loop' is time against R = 1, 'predicted' the same for a prompt by the rows it takes; 'seq/this' is
-the time of loop by loop against one pass.")]
+the time of loop by loop against one pass; 'experts' is how many experts of a layer a pass read on average, 'formula' how many
+it should be.")]
 pub struct Bench {
     #[command(subcommand)]
     other: Option<Other>,
@@ -74,6 +77,16 @@ struct Measure {
     /// Numbers of loops; the same weights run with each
     #[arg(long, value_name = "R", value_delimiter = ',', value_parser = from_to::<u8, 1, 64>, allow_negative_numbers = true)]
     loops: Vec<u8>,
+    /// A mixture of E experts, of which a row takes k, in the place of the shape's feed-forward: each a k-th as wide, so that
+    /// a row meets as many weights
+    #[arg(long, value_name = "E,K", requires = "shape", value_parser = mixture)]
+    experts: Option<(usize, usize)>,
+    /// Whose experts later loops take
+    #[arg(long, value_name = "WHOSE", value_parser = named(ROUTING))]
+    routing: Option<ExpertMode>,
+    /// With --shape, the share of a later loop's experts that loop 1 took for the same token; 0.6 if left out
+    #[arg(long, value_name = "SHARE", requires = "shape", value_parser = from_zero_to_one)]
+    overlap: Option<f32>,
     /// How the loops of a token run
     #[arg(long, alias = "modes", value_name = "WAY", value_delimiter = ',', default_value = "one", value_parser = named(PASSES))]
     passes: Vec<Passes>,
@@ -123,6 +136,9 @@ enum Test {
     /// A prompt, then tokens
     Mixed,
 }
+
+/// The overlap of loops where none is given: about what was measured in little.
+const OVERLAP: f32 = 0.6;
 
 /// The weights to be measured.
 enum Source {
@@ -190,6 +206,9 @@ pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Ma
         model: ModelArg::default(),
         shape: Some(shape.to_owned()),
         layers: Some(u16::try_from(layers)?),
+        experts: None,
+        routing: None,
+        overlap: None,
         loops: vec![1, 2],
         passes: vec![Passes::One, Passes::Sequential],
         weights: vec![kind],
@@ -210,8 +229,18 @@ pub fn loops_of_shape(shape: &str, layers: usize, kind: WeightType, machine: &Ma
 
 fn source(args: &Measure) -> Result<(String, Source)> {
     if let Some(shape) = &args.shape {
-        let layers = args.layers.map(usize::from);
-        return Ok((shape.clone(), Source::Shape(Box::new(shapes::named(shape, layers)?))));
+        let mut config = shapes::named(shape, args.layers.map(usize::from))?;
+        if let Some((experts, top_k)) = args.experts {
+            // Whole blocks of every weight type.
+            let width = (config.intermediate_size / top_k.max(1)).next_multiple_of(32);
+            config.moe = Some(Moe::new(experts, top_k, width));
+            config.validate()?;
+        }
+        ensure!(
+            config.moe.is_some() || args.routing.is_none() && args.overlap.is_none(),
+            "--routing and --overlap are about experts, which --shape {shape} has none of: give --experts E,K"
+        );
+        return Ok((shape.clone(), Source::Shape(Box::new(config))));
     }
     ensure!(args.layers.is_none(), "--layers changes a --shape; a model has the layers it has");
     let checkpoint = args.model.open()?;
@@ -240,7 +269,7 @@ fn check_memory(args: &Measure, config: &ModelConfig, loops: &[usize], kinds: &[
     let tokens = args.depth.iter().chain(&args.prompt_tokens).copied().max().unwrap_or(0) as usize
         + args.steps.unwrap_or(128) as usize
         + 256;
-    let recipe = recipe(config, most);
+    let recipe = recipe(config, most, args.routing);
     let sequence = Sequence::bytes_at(&ModelConfig { recipe, ..config.clone() }, args.kv, tokens);
     let batch: usize = args.batch.iter().map(|b| usize::from(*b)).sum::<usize>() * loops.len() * args.passes.len();
     let needed = largest.unwrap_or(0) + rounds::READ_BYTES + sequence.saturating_mul(batch);
@@ -265,9 +294,22 @@ fn weight_bytes(config: &ModelConfig, kind: WeightType) -> usize {
         .sum()
 }
 
-/// The model's recipe with another number of loops.
-fn recipe(config: &ModelConfig, count: usize) -> Recipe {
-    Recipe { count, ..config.recipe.clone() }
+/// The model's recipe with another number of loops, and another routing if one is given. A single loop has no other to share
+/// with.
+fn recipe(config: &ModelConfig, count: usize, routing: Option<ExpertMode>) -> Recipe {
+    let experts = if count == 1 { ExpertMode::Own } else { routing.unwrap_or(config.recipe.experts) };
+    Recipe { count, experts, ..config.recipe.clone() }
+}
+
+/// Two numbers: experts, and how many a row takes.
+fn mixture(text: &str) -> Result<(usize, usize), String> {
+    let pair = text.split_once(',').and_then(|(e, k)| Some((e.trim().parse().ok()?, k.trim().parse().ok()?)));
+    pair.filter(|(e, k): &(usize, usize)| *k >= 1 && k <= e && *e <= 4096)
+        .ok_or_else(|| "expected two numbers, experts and how many of them a row takes, for example 64,8".into())
+}
+
+fn from_zero_to_one(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
 /// Measures everything asked for with one weight type.
@@ -285,20 +327,24 @@ fn one_type(
         Source::Checkpoint(checkpoint) => super::load(checkpoint, kind, &mut on.pool)?,
     };
     let kind = base.weight_type();
-    let mut engine = Engine::over(Arc::new(base.with_recipe(recipe(base.config(), 1))?), on);
+    let mut engine = Engine::over(Arc::new(base.with_recipe(recipe(base.config(), 1, None))?), on);
     engine.set_kv_type(args.kv);
     let peak = measure::peak(engine.projector(), kind);
     report.machine(&engine);
 
     let mut sides = Vec::new();
     for &count in loops {
-        let model = Arc::new(base.with_recipe(recipe(base.config(), count))?);
+        let model = Arc::new(base.with_recipe(recipe(base.config(), count, args.routing))?);
         let ways: &[Passes] = if count == 1 { &[Passes::One] } else { &args.passes };
         for &passes in ways {
             let passes =
                 if super::in_one_pass(passes, &model.config().recipe)? { Passes::One } else { Passes::Sequential };
             for work in works(args)? {
-                sides.push(Side::new(model.clone(), passes, args.kv, work));
+                let made_up = match source {
+                    Source::Shape(_) => Some(MadeUp { overlap: args.overlap.unwrap_or(OVERLAP) }),
+                    Source::Checkpoint(_) => None,
+                };
+                sides.push(Side::new(model.clone(), passes, args.kv, work, made_up));
             }
         }
     }

@@ -6,9 +6,9 @@ use crate::args::names::{PLAIN, named};
 use crate::args::numbers::from_to;
 use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
+use parloop_model::DType;
 use parloop_model::checkpoint::{CheckpointWriter, TensorCopy};
 use parloop_model::family::{self, Family};
-use parloop_model::{DType, tensors};
 use std::path::PathBuf;
 
 /// Write a model in another element type or another family's form, whole or in shards
@@ -59,19 +59,18 @@ pub fn convert(args: &Convert) -> Result<()> {
         notes.torch_dtype = Some(dtype.name().into());
     }
     let text = family.to_json(config, &notes)?;
-    let data: Result<Vec<TensorCopy<'_>>> = tensors::expected(config)
-        .into_iter()
-        .map(|spec| {
-            let tensor = checkpoint.tensor(&spec.name)?;
-            Ok(TensorCopy { name: family.their_name(&spec.name), dtype: dtype.unwrap_or(tensor.dtype), tensor })
-        })
-        .collect();
+    let tensors = family.tensors(&checkpoint)?;
+    let copies = tensors.iter().map(|(name, tensor)| {
+        let dtype = dtype.unwrap_or(tensor.dtype);
+        TensorCopy { name: name.clone(), dtype, tensor }
+    });
+    let data: Vec<TensorCopy<'_>> = copies.collect();
     let writer = CheckpointWriter::create(&args.out)?;
     writer.file("config.json", text.as_bytes())?;
     for (name, bytes) in checkpoint.text_files() {
         writer.file(name, &bytes)?;
     }
-    writer.weights(&data?, args.shard_mb.map(|mb| mb << 20))?;
+    writer.weights(&data, args.shard_mb.map(|mb| mb << 20))?;
     writer.finish()?;
     let size: u64 = std::fs::read_dir(&args.out)
         .with_context(|| format!("cannot list {}", args.out.display()))?

@@ -104,6 +104,7 @@ fn recipe_name(recipe: &Recipe) -> Option<String> {
         format!("loop{r}-clp"),
         format!("loop{r}-clp-share"),
     ]);
+    let names = names.flat_map(|name| [format!("{name}-shared-experts"), name]);
     let mut names = names.filter(|name: &String| Recipe::preset(name).is_ok_and(|named| named == *recipe));
     names.next()
 }
@@ -181,6 +182,9 @@ fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<Str
     if let Some(extras) = c.extras.describe() {
         writeln!(text, "  block       {extras}")?;
     }
+    if let Some(moe) = &c.moe {
+        writeln!(text, "  experts     {}", moe.describe())?;
+    }
     let decode = match c.recipe.count {
         1 => "one pass a token".to_string(),
         n if c.recipe.one_pass() => format!("one pass a token for all {n} loops"),
@@ -206,7 +210,11 @@ fn describe(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<Str
     writeln!(text, "  chat        {template}")?;
     writeln!(text, "  ends        {}", ends(checkpoint))?;
     writeln!(text, "  defaults    {}", defaults(checkpoint))?;
-    writeln!(text, "  parameters  {}", grouped(tensors::parameters(c)))?;
+    let active = match tensors::active_parameters(c) {
+        active if c.moe.is_some() => format!(", {} of them for a row", grouped(active)),
+        _ => String::new(),
+    };
+    writeln!(text, "  parameters  {}{active}", grouped(tensors::parameters(c)))?;
     let types = weights(checkpoint)?;
     let all: usize = types.iter().map(|t| t.2).sum();
     let each: Vec<String> = types
@@ -263,6 +271,7 @@ fn json(checkpoint: &Checkpoint, kind: KvType, context: usize) -> Result<String>
         "unused": checkpoint.unused(),
         "one_pass": c.recipe.one_pass(),
         "parameters": tensors::parameters(c),
+        "active_parameters": tensors::active_parameters(c),
         "weight_bytes": weights(checkpoint)?.iter().map(|t| t.2).sum::<usize>(),
         "kv_bytes_per_token": kv_bytes(c, kind),
         "context": context,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use parloop_engine::{Engine, Passes};
 use parloop_kernels::WeightType;
+use parloop_model::ExpertMode;
 use serde::Serialize;
 use std::io::Write;
 
@@ -24,8 +25,14 @@ pub struct Row {
     model: String,
     test: String,
     weights: &'static str,
-    /// Bytes of weights read in a pass.
+    /// Bytes of weights read in a pass, of experts those that rows took.
     bytes: usize,
+    /// Experts of a layer that a pass of decode read on average.
+    experts: Option<f64>,
+    /// The same as the formula has it, for made-up routing.
+    expected_experts: Option<f64>,
+    /// Bytes of a pass by the formula.
+    expected_bytes: Option<f64>,
     kv: &'static str,
     /// Bytes of K/V and carried vectors of the sequences at this depth (prompt and steps for prefill).
     state_bytes: usize,
@@ -133,7 +140,10 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
     let loops = c.recipe.count;
     let passes = if side.passes == Passes::One { 1 } else { loops };
     // Loop by loop, the layers are read once a loop, the head once.
-    let (bytes, head) = (side.model.bytes_per_pass(), side.model.head_bytes());
+    let experts = experts(side, passes).filter(|_| work.prompt == 0);
+    let expected = expected_experts(side).filter(|_| work.prompt == 0);
+    let bytes = experts.map_or(side.model.bytes_per_pass(), |experts| side.model.bytes_of_pass(experts) as usize);
+    let head = side.model.head_bytes();
     let kv = parloop_engine::sequence::kv_bytes(c, side.kv);
     let read = work.steps * (passes * (bytes - head) + head + work.batch * work.depth * kv);
     let seconds = median(side.times.iter().copied());
@@ -155,6 +165,9 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
         test: work.name(),
         weights: about.kind.name(),
         bytes,
+        experts,
+        expected_experts: expected,
+        expected_bytes: expected.map(|experts| side.model.bytes_of_pass(experts)),
         kv: side.kv.name(),
         state_bytes: work.batch * parloop_engine::Sequence::bytes_at(c, side.kv, work.depth + work.prompt + work.steps),
         loops,
@@ -173,6 +186,23 @@ pub fn row(side: &Side, all: &[Side], about: &About<'_>) -> Row {
         ratio_to_one_loop_quartiles: one.as_deref().map(|r| [middle(r, 1), middle(r, 3)]),
         ratio_to_sequential: sequential,
     }
+}
+
+/// Experts of a layer that a pass of a side read on average, if it has any.
+fn experts(side: &Side, passes: usize) -> Option<f64> {
+    let c = side.model.config();
+    let layers = (0..c.num_hidden_layers).filter(|n| !c.is_dense(*n)).count();
+    let count = side.times.len() * side.work.steps * passes * layers;
+    c.moe.as_ref().filter(|_| count > 0).map(|_| side.experts as f64 / count as f64)
+}
+
+/// The same by the formula.
+fn expected_experts(side: &Side) -> Option<f64> {
+    let recipe = &side.model.config().recipe;
+    let (moe, made_up) = (side.model.config().moe.as_ref()?, side.made_up?);
+    let together = side.passes == Passes::One && recipe.experts == ExpertMode::Own;
+    let loops = if together { recipe.count } else { 1 };
+    Some(made_up.expected(moe.experts, moe.top_k, loops, side.work.batch))
 }
 
 impl Report {
@@ -288,7 +318,10 @@ impl Report {
     fn narrow(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for row in &self.rows {
-            let line = format!("{} in {}: {:.1} MB a pass", row.model, row.weights, row.bytes as f64 / 1e6);
+            let line = match row.experts {
+                None => format!("{} in {}: {:.1} MB a pass", row.model, row.weights, row.bytes as f64 / 1e6),
+                Some(_) => format!("{} in {}", row.model, row.weights),
+            };
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -298,7 +331,9 @@ impl Report {
         let says = |i: &usize| {
             let values = || table[1..].iter().map(|row| row[*i].as_str());
             match HEAD[*i] {
-                "model" | "MB/pass" | "(quartiles)" => false,
+                "model" | "(quartiles)" => false,
+                // Where it is not the same for all rows of a type.
+                "MB/pass" => self.rows.iter().any(|r| r.experts.is_some()),
                 "seqs" => values().any(|v| v != "1"),
                 _ => values().any(|v| v != "-"),
             }
@@ -337,6 +372,8 @@ impl Report {
                 r.ratio_to_one_loop_quartiles.map_or("-".into(), |[a, b]| format!("{a:.3}-{b:.3}")),
                 number(r.predicted_ratio_to_one_loop, 3),
                 number(r.ratio_to_sequential, 2),
+                number(r.experts, 1),
+                number(r.expected_experts, 1),
             ]);
         }
         table
@@ -344,7 +381,7 @@ impl Report {
 }
 
 /// The columns.
-const HEAD: [&str; 17] = [
+const HEAD: [&str; 19] = [
     "model",
     "MB/pass",
     "type",
@@ -362,6 +399,8 @@ const HEAD: [&str; 17] = [
     "(quartiles)",
     "predicted",
     "seq/this",
+    "experts",
+    "formula",
 ];
 
 #[cfg(test)]
@@ -408,6 +447,9 @@ mod tests {
             test: if decode { "tg128 @ d131000".into() } else { "pp131000".into() },
             weights,
             bytes: 15_200_000_000,
+            experts: None,
+            expected_experts: None,
+            expected_bytes: None,
             kv: "f32",
             state_bytes: 1,
             loops: 64,

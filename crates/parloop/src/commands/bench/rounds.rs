@@ -1,6 +1,7 @@
 //! Rounds in which everything compared takes its turn.
 
 use anyhow::Result;
+use parloop_engine::device::MadeUp;
 use parloop_engine::{Engine, Model, Passes, Prefill, Sequence};
 use parloop_kernels::KvType;
 use parloop_kernels::measure::ReadTest;
@@ -57,13 +58,17 @@ pub struct Side {
     pub work: Work,
     /// Empty until the first measurement.
     sequences: Vec<Sequence>,
+    /// How rows are routed to experts, for random weights.
+    pub made_up: Option<MadeUp>,
     /// Seconds of each round.
     pub times: Vec<f64>,
+    /// Experts that all measurements read, each layer and pass counted.
+    pub experts: u64,
 }
 
 impl Side {
-    pub fn new(model: Arc<Model>, passes: Passes, kv: KvType, work: Work) -> Self {
-        Self { sequences: Vec::new(), model, passes, kv, work, times: Vec::new() }
+    pub fn new(model: Arc<Model>, passes: Passes, kv: KvType, work: Work, made_up: Option<MadeUp>) -> Self {
+        Self { sequences: Vec::new(), model, passes, kv, work, made_up, times: Vec::new(), experts: 0 }
     }
 
     /// Brings the sequences back to the depth that is measured, if earlier rounds have led them too far from it.
@@ -85,6 +90,7 @@ impl Side {
     /// One measurement; seconds.
     fn measure(&mut self, engine: &mut Engine) -> Result<f64> {
         engine.set_model(self.model.clone());
+        engine.make_up_routing(self.made_up);
         let vocabulary = self.model.config().vocab_size as u32;
         let prompt: Vec<u32> =
             (0..self.work.prompt as u32).map(|t| t.wrapping_mul(2_654_435_761) % vocabulary).collect();
@@ -98,6 +104,7 @@ impl Side {
             let mut sequences: Vec<&mut Sequence> = self.sequences.iter_mut().collect();
             engine.step(&mut sequences, &tokens, self.passes)?;
         }
+        let before = engine.experts_read();
         let start = Instant::now();
         if !prompt.is_empty() {
             engine.prefill(&mut self.sequences[0], &prompt, &self.work.prefill)?;
@@ -106,7 +113,9 @@ impl Side {
             let mut sequences: Vec<&mut Sequence> = self.sequences.iter_mut().collect();
             engine.step(&mut sequences, &tokens, self.passes)?;
         }
-        Ok(start.elapsed().as_secs_f64())
+        let seconds = start.elapsed().as_secs_f64();
+        self.experts += engine.experts_read() - before;
+        Ok(seconds)
     }
 }
 
@@ -121,6 +130,7 @@ pub fn run(engine: &mut Engine, sides: &mut [Side], bytes: usize, rounds: usize)
             reads.push(read.run(engine.projector()));
         }
         for side in sides.iter_mut() {
+            side.experts = if round == 1 { 0 } else { side.experts };
             let seconds = side.measure(engine)?;
             if round > 0 {
                 side.times.push(seconds);

@@ -67,7 +67,7 @@ fn one(
     for model in &models {
         let one = if model.config().recipe.one_pass() { Passes::One } else { Passes::Sequential };
         for (passes, work) in [(one, decode), (Passes::Sequential, decode), (one, prompt)] {
-            sides.push(Side::new(model.clone(), passes, KvType::default(), work));
+            sides.push(Side::new(model.clone(), passes, KvType::default(), work, None));
         }
     }
     let mut engine = Engine::over(models[0].clone(), Projector::on(chosen));
