@@ -90,6 +90,7 @@ fn families_with_experts_are_written_under_the_names_that_other_engines_know() {
         ("olmoe", "olmoe", "olmoe"),
         // What other engines would compute otherwise stays with us.
         ("qwen2_moe-step", "parloop", "parloop"),
+        ("olmoe-grouped", "parloop", "parloop"),
         ("granitemoe", "parloop", "parloop"),
         ("dots1", "parloop", "parloop"),
         ("glm4_moe", "parloop", "parloop"),

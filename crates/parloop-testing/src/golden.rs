@@ -51,7 +51,7 @@ impl Golden {
 
 /// Names of the folders of tiny checkpoints of other families (`tests/reference/families.py`; those with experts
 /// `moe_families.py`).
-pub const FAMILIES: [&str; 26] = [
+pub const FAMILIES: [&str; 27] = [
     "iquestpltcoder",
     "iquestpltcoder-loop-gate-proj",
     "iquestpltcoder-query",
@@ -75,6 +75,7 @@ pub const FAMILIES: [&str; 26] = [
     "qwen2_moe-step",
     "qwen3_moe",
     "olmoe",
+    "olmoe-grouped",
     "granitemoe",
     "dots1",
     "glm4_moe",

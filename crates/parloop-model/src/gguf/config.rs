@@ -102,7 +102,11 @@ static ARCHITECTURES: [Architecture; 8] = [
         paired: false,
         looped: false,
         routing: Some(OLMOE),
-        holds: |c| experts::plain(c, OLMOE, QkNorms::Whole, Some(false)) && c.query_width() == c.hidden_size,
+        // Other engines take the widths of both norms from the model's.
+        holds: |c| {
+            let square = c.query_width() == c.hidden_size && c.kv_width() == c.hidden_size;
+            experts::plain(c, OLMOE, QkNorms::Whole, Some(false)) && square
+        },
     },
     Architecture { name: "parloop", family: "parloop", paired: false, looped: true, routing: None, holds: |_| true },
 ];
