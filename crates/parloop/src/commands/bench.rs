@@ -32,7 +32,7 @@ use std::sync::Arc;
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3,4 --weights bf16,q8,q4
   parloop bench decode --shape loopcoder-v2 --layers 2 --loops 1,2,3 --passes one,sequential --weights q4
   parloop bench decode --shape llama-1b --batch 1,2,4,8 --depth 512,4096 --format markdown
-  parloop bench decode --shape olmoe-7b --layers 4 --loops 1,2 --routing own --overlap 0.6 --weights q4 --batch 1,4,16
+  parloop bench decode --shape olmoe-7b --layers 4 --routing own --weights q4 --batch 1,4,16
   parloop bench prefill --shape loopcoder-v2 --layers 1 --prompt-tokens 128,512 --json
   parloop bench mixed out/plt2 --prompt-tokens 256 --steps 128
   parloop bench serve --help                                  a server under load
