@@ -7,7 +7,7 @@ A command is an indented or fenced line that begins with `parloop` or pipes into
 less (SMALLER); those that cannot run here are named with the reason (NOT_HERE). Prints each command, how it ended, and
 fails if one failed.
 """
-import argparse, os, re, shutil, subprocess, sys, tempfile
+import argparse, gzip, json, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,8 @@ SMALLER = [
     (r"^parloop study (\S+\.toml)(?!.*--quick)", r"parloop study \1 --quick"),
     (r"Multilingual-Multimodal-NLP/LoopCoder-V2", "OWNER/NAME"),
     (r"--tokens 4096", "--tokens 16"),
+    (r"--from 100", "--from 1"),
+    (r"--vocab-size \d+", "--vocab-size 300"),
 ]
 #: Commands that replace what is there only with --force.
 REPLACES = re.compile(r"parloop (convert|quantize|task|plot|diagnose|tokenizer train|data prepare|study (measure|report))\b")
@@ -37,7 +39,7 @@ NOT_HERE = [
     (r"--llama ", "needs llama.cpp"),
     (r"bench serve|chat --url", "needs a server; tests/bench_serve.rs and tests/serve.rs start one"),
     (r"[<>]\(", "a form, not a command"),
-    (r"\bBUILD/|\bOUT\b|\bMODEL\b|\bDIR\b|\.\.\. *$", "a form, not a command"),
+    (r"\bBUILD/|\bOUT\b|\bMODEL\b|\bDIR\b|\bFILE\b|<COMMAND>|\.\.\. *$", "a form, not a command"),
 ]
 
 
@@ -76,9 +78,22 @@ def prepare(work, parloop, text):
     (work / "run.toml").write_text("steps = 4\n")
     template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     (work / "chatml.jinja").write_text(template)
+    (work / "shakespeare.txt").write_text(text[:200_000])
+    lines = [json.dumps({"text": line, "content": line}) for line in text[:50_000].splitlines() if line]
+    (work / "web.jsonl").write_text("\n".join(lines) + "\n")
+    (work / "web.jsonl.gz").write_bytes(gzip.compress((work / "web.jsonl").read_bytes()))
+    turns = [{"role": "user", "content": "To be?"}, {"role": "assistant", "content": "Or not to be."}]
+    (work / "chats.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 50)
+    (work / "questions.jsonl").write_text('{"prompt": "2+2=", "answer": "4"}\n')
     run = lambda *a: subprocess.run([parloop, *a], cwd=work, check=True, capture_output=True)
-    train = ["--steps", "4", "--eval-every", "0"]
+    train = ["--steps", "4", "--eval-every", "2", "--eval-batches", "1"]
     run("train", "--data", "book.txt", "--out", "out/plt2", *train)
+    for loops in [3, 4]:
+        run("train", "--data", "book.txt", "--out", f"out/plt{loops}", "--recipe", f"plt{loops}", *train)
+    for split, count in [("train", 200), ("test", 20)]:
+        out = "s3.jsonl" if split == "train" else "s3-test.jsonl"
+        run("task", "s3", "--split", split, "--count", str(count), "--out", out)
+    run("train", "--data", "s3.jsonl", "--tokenizer", "bytes", "--context", "24", "--out", "out/s3", *train)
     run("convert", "out/plt2", "--to", "iquestpltcoder", "--out", "LoopCoder-V2")
     shutil.copytree(work / "LoopCoder-V2", work / "models/loopcoder-v2")
     run("convert", "out/plt2", "--out", "models/instruct")
@@ -86,8 +101,15 @@ def prepare(work, parloop, text):
     run("quantize", "out/plt2", "--type", "f16", "--out", "model.gguf")
     run("quantize", "out/plt2", "--type", "q4_0", "--out", "model-q4_0.gguf")
     run("quantize", "out/plt2", "--type", "q8_0", "--out", "plt2.gguf")
+    shutil.copytree(work / "models/instruct", work / "models/base")
+    (work / ".local/share/bash-completion/completions").mkdir(parents=True)
+
+
+def fetched(work):
+    """A model among the fetched ones, again and again: a command removes it."""
     cached = work / "hub/models--OWNER--NAME/snapshots/0123456789"
-    shutil.copytree(work / "models/instruct", cached)
+    if not cached.exists():
+        shutil.copytree(work / "models/instruct", cached)
 
 
 def main():
@@ -107,7 +129,8 @@ def main():
         binary = work / "bin"
         binary.mkdir()
         os.symlink(parloop, binary / "parloop")
-        env = {**os.environ, "PATH": f"{binary}:{os.environ['PATH']}", "HF_HUB_CACHE": str(work / "hub")}
+        env = {**os.environ, "PATH": f"{binary}:{os.environ['PATH']}", "HF_HUB_CACHE": str(work / "hub"),
+               "HOME": str(work)}
         for document in documents:
             for command in commands(document):
                 if command in seen or a.only not in command:
@@ -118,6 +141,7 @@ def main():
                     skipped += 1
                     print(f"not here  {command}  ({why})")
                     continue
+                fetched(work)
                 smaller = command
                 for form, words in SMALLER:
                     smaller = re.sub(form, words, smaller)

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 fn main() {
-    let features = ["train", "pull", "serve", "cuda", "wgpu", "metal"]
+    let features = ["train", "pull", "serve", "client", "cuda", "wgpu", "metal"]
         .into_iter()
         .filter(|name| std::env::var_os(format!("CARGO_FEATURE_{}", name.to_uppercase())).is_some());
     let features = features.collect::<Vec<_>>().join(", ");

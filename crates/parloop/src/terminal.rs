@@ -88,6 +88,15 @@ fn is_screen(term: &Term) -> bool {
     term.is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// A text as standard output shows it: in lines that break between words where that is a terminal.
+pub fn shown(text: &str) -> String {
+    let term = Term::stdout();
+    match term.size_checked().filter(|_| term.is_term()) {
+        Some((_, width)) => wrap::flowing(text, width.into(), 2).join("\n"),
+        None => text.to_owned(),
+    }
+}
+
 /// Says something on standard error, in lines that break between words where that is a terminal.
 pub fn tell(text: &str) {
     say(text, false);

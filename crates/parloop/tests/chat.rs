@@ -95,6 +95,8 @@ fn a_scripted_conversation_processes_only_what_is_new() {
     for part in ["I take no for no answer", "left out", "/reset", "/nonsense is no command"] {
         assert!(said.contains(part), "{part} is missing from {said}");
     }
+    let broken = ended(parloop(&["chat", name]).args(options).write_stdin(&b"\xff\xfe\nto be\n"[..]));
+    assert!(broken.0 == one && broken.1.contains("not UTF-8"), "{broken:?}");
     let (_, said) = wrong(&format!("{}\nto be\n", "word ".repeat(2000)));
     assert!(said.contains("context of 300") && said.contains("new tokens after 0"), "{said}");
 }

@@ -50,7 +50,9 @@ fn bad_options_are_refused_by_name() {
     refused(&["run", "-p", "a", "--min-p", "7"], "min-p");
     refused(&["run", "-p", "a", "--repeat-penalty", "0"], "penalty");
     refused(&["run", "-p", "a", "--chunk", "0"], "chunk");
-    refused(&["run", "nowhere", "-p", "a"], "nowhere");
+    refused(&["run", "nowhere", "-p", "a"], "nowhere is not there");
+    let weights = Golden::read("plt2").folder.join("model.safetensors");
+    refused(&["run", weights.to_str().unwrap(), "-p", "a"], "is one file of a model: give its folder");
     refused(&["run", "-p", &"word ".repeat(20_000)], "context");
     let looped = Golden::read("loop2").folder;
     refused(&["run", looped.to_str().unwrap(), "-p", "a"], "tokenizer");

@@ -42,9 +42,13 @@ fn a_wrong_value_of_any_option_is_answered_in_words() {
         ("pack", vec!["nowhere"]),
         ("list", vec![]),
         ("rm", vec!["OWNER/NAME"]),
+        ("task", vec!["s3", "-n", "1"]),
+        ("diagnose", vec!["--ids", "1,2,3"]),
+        ("eval", vec!["--task", "nowhere"]),
     ];
     if cfg!(feature = "train") {
         commands.push(("train", vec!["--data", "nowhere", "--out", out]));
+        commands.push(("plot", vec!["nowhere"]));
     }
     if cfg!(feature = "pull") {
         commands.push(("pull", vec!["OWNER/NAME"]));
@@ -60,6 +64,7 @@ fn a_wrong_value_of_any_option_is_answered_in_words() {
         "--prompt-cache",
         "--sample-prompt",
         "--revision",
+        "--plot",
     ];
     let mut tried = 0;
     for (command, base) in &commands {

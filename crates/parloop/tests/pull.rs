@@ -414,6 +414,11 @@ fn what_is_asked_for_wrongly_is_refused_by_name() {
     for endpoint in ["ftp://host", "host", "https://", "http://host/?a=b", "http://user:password@host"] {
         refused(&mut command(endpoint, folder.path(), &[]), "HF_ENDPOINT is");
     }
+    // Nobody listens there: who asked is told at once, and not after five tries.
+    let nobody = format!("http://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let message = said(command(&nobody, folder.path(), &[]).assert().failure().get_output());
+    assert!(message.contains(&nobody) && message.contains("HF_ENDPOINT names another hub"), "{message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
     refused(&mut command("http://host", folder.path(), &["--revision", ""]), "--revision");
     refused(&mut command("http://host", folder.path(), &["--include", "a[b"]), "--include");
     for name in ["model", "a/b/c", "../model", "a/..", "/", "a b/c", "owner/model?x"] {

@@ -44,11 +44,14 @@ fn it_answers_and_ends_when_it_is_told_to() {
 
 #[test]
 fn what_cannot_be_served_is_one_sentence() {
+    for (option, wrong) in [("--rows", "0"), ("--parallel", "0"), ("--max-open", "-1"), ("--port", "99999")] {
+        let text = String::from_utf8(start(&[option, wrong]).wait_with_output().unwrap().stderr).unwrap();
+        assert!(text.contains(option) && text.contains("expected a whole number"), "{text}");
+    }
     for (arguments, word) in [
         (&["--host", "0.0.0.0", "--port", "0"][..], "--api-key"),
         (&["--port", "0", "--api-key", ""], "--api-key"),
         (&["--port", "0", "--alias", ""], "--alias"),
-        (&["--port", "0", "--rows", "0"], "0 rows"),
         (&["--port", "0", "--kv-budget", "10"], "--kv-budget"),
         (&["--port", "0", "--host", "256.0.0.1", "--no-key"], "cannot listen"),
         (&["/no/such/model"], "/no/such/model"),

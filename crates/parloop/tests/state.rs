@@ -64,7 +64,7 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     assert_eq!(cached(unlike).0, plain(unlike));
 
     refused(&["-p", "a", "--prompt-cache", name(&state), "--load-state", name(&state)], "cannot be used with");
-    refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3"], "3 are allowed");
+    refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3"], "3 bytes are allowed");
     refused(
         &["-p", PROMPT, "--prompt-cache", name(&state), "--cache-bytes", "20kB"],
         "20000 are allowed by --kv-budget",
@@ -79,7 +79,7 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
 
 #[test]
 fn a_run_that_needs_more_memory_than_allowed_is_refused_before_it_begins() {
-    refused(&["-p", "a", "-n", "100", "--kv-budget", "1000"], "1000 are allowed");
+    refused(&["-p", "a", "-n", "100", "--kv-budget", "1000"], "1000 bytes are allowed");
     refused(&["-p", "a", "--kv-budget", "-1"], "number of bytes");
     let (text, _) = run(&["-p", "a", "-n", "4", "--kv-budget", "0.5GB"]);
     assert!(!text.is_empty());

@@ -1,7 +1,7 @@
 //! Which model, and how a conversation with it is written.
 
 use crate::cache::Cache;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueHint};
 use parloop_model::Checkpoint;
 use std::path::{Path, PathBuf};
@@ -64,13 +64,23 @@ impl Source {
 
 /// A path as it is if something is there; otherwise the model of that name in the cache.
 fn located(path: &Path) -> Result<PathBuf> {
+    let is_part = path.file_name().is_some_and(|name| name == "config.json" || name == "tokenizer.json")
+        || path.extension().is_some_and(|end| end == "safetensors");
+    if is_part && path.is_file() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        bail!("{} is one file of a model: give its folder, {}", path.display(), folder.display());
+    }
     // What may not be looked at is there: opening it will say so.
     if !matches!(path.try_exists(), Ok(false)) {
         return Ok(path.to_owned());
     }
     match path.to_str().and_then(|text| text.parse().ok()) {
         Some(name) => Cache::from_environment()?.find(&name),
-        None => Ok(path.to_owned()),
+        None => bail!(
+            "{} is not there: give the folder of a model or of a training run, a GGUF file, or OWNER/NAME of a fetched \
+             model (`parloop list` shows them)",
+            path.display()
+        ),
     }
 }
 

@@ -132,6 +132,10 @@ fn converse(with: &str, mut act: impl FnMut(Command) -> Result<Outcome>) -> Resu
     loop {
         let line = match input.next()? {
             Line::Text(line) => line,
+            Line::Wrong(why) => {
+                failed += usize::from(Outcome::failed(&why) == Outcome::Failed);
+                continue;
+            }
             Line::Dropped => {
                 tell("(/bye or Ctrl-D ends)");
                 continue;

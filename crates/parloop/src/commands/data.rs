@@ -160,6 +160,9 @@ fn described(manifest: &Manifest) -> String {
 }
 
 fn check(args: &Check) -> Result<()> {
+    if !Prepared::is_in(&args.folder) {
+        bail!("{} is not a folder that `parloop data prepare` wrote: it has no manifest.json", args.folder.display());
+    }
     let data = Prepared::open(&args.folder)?;
     put!("{}; {} of text", described(data.manifest()), bytes(data.manifest().text as usize));
     let changed = data.changed_sources()?;

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 /// A task is a file of JSON lines, of which each asks something: an answer, a choice, or ids after others. `parloop task`
 /// generates tasks.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("over").args(["task", "text"]).required(true).multiple(true))]
 #[command(after_help = "Lines of a task, which may be mixed:
   {\"prompt\": \"2+2=\", \"answer\": \"4\"}   would greedy writing give the answer?
   {\"prompt\": \"The sky is\", \"choices\": [\" blue\", \" green\"], \"label\": 0}   is the right choice the most likely?
@@ -32,7 +33,7 @@ pub struct Eval {
     #[command(flatten)]
     model: Model,
     /// Task file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "text")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     task: Vec<PathBuf>,
     /// UTF-8 text file; - for standard input
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

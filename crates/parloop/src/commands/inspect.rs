@@ -5,6 +5,7 @@ use crate::args::machine::Machine;
 use crate::args::model::Model;
 use crate::args::names::{KV, named, type_name};
 use crate::args::numbers::from_to;
+use crate::terminal::shown;
 use anyhow::Result;
 use clap::Args;
 use parloop::builtin;
@@ -67,7 +68,8 @@ pub fn inspect(args: &Inspect) -> Result<()> {
     let text = match args.json {
         true => json(&checkpoint, args.kv, context)?,
         false => {
-            describe(&checkpoint, args.kv, context)? + &if args.tensors { list(&checkpoint)? } else { String::new() }
+            shown(&describe(&checkpoint, args.kv, context)?)
+                + &if args.tensors { list(&checkpoint)? } else { String::new() }
         }
     };
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)

@@ -3,6 +3,7 @@
 mod terminal;
 
 use super::output;
+use crate::args::numbers::at_least;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use parloop_eval::report::svg::{self, Series};
@@ -34,7 +35,7 @@ pub struct Plot {
     #[arg(long, value_enum, default_value_t = Along::Step)]
     along: Along,
     /// First step to draw: the first ones are so high that they hide the rest
-    #[arg(long, value_name = "STEP", default_value_t = 0)]
+    #[arg(long, value_name = "STEP", default_value = "0", value_parser = at_least::<usize, 0>, allow_negative_numbers = true)]
     from: usize,
 }
 

@@ -53,6 +53,7 @@ pub struct Pull {
 }
 
 pub fn pull(args: &Pull) -> Result<()> {
+    args.out.as_deref().map(output::is_folder).transpose()?;
     let hub = Hub::from_environment()?;
     let source = format!("{} at {}", args.model, args.revision);
     let listing = Listing::get(&hub, &args.model, &args.revision).with_context(|| format!("cannot list {source}"))?;

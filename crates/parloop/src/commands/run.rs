@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
   echo 'To be' | parloop run --temp 0          prompt from standard input, most likely tokens
   parloop run -p 'HAMLET:' --stop 'KING'       ends before this text
   parloop run -p 'HAMLET:' --passes sequential     loop by loop: the same text, more slowly
-  parloop run --prompt-cache state < long.txt  the next run computes only what is new in the text
+  parloop run --prompt-cache state < long.txt   the next run computes only what is new in the text
   parloop run --prompts prompts.jsonl --batch 4 -n 50     a line of JSON for each prompt
 
 Sampling works in this order: penalty, top-k, top-p, min-p, temperature. What is left out comes from the model's

@@ -3,6 +3,7 @@
 use super::{bytes, engine, tokenizer};
 use crate::args::machine::{Budget, Machine, Weights};
 use crate::args::model::Model;
+use crate::args::numbers::{at_least, from_to};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use parloop::builtin;
@@ -33,7 +34,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_hint = ValueHint::Hostname)]
     host: String,
     /// Port to listen on; 0 takes a free one and says which
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", default_value = "8080", value_parser = from_to::<u16, 0, 65_535>, allow_negative_numbers = true)]
     port: u16,
     /// What requests must send as "Authorization: Bearer KEY"
     #[arg(long, value_name = "KEY", env = "PARLOOP_API_KEY", hide_env_values = true)]
@@ -51,13 +52,13 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     template: Option<PathBuf>,
     /// Requests that are computed at a time
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least::<usize, 1>, allow_negative_numbers = true)]
     parallel: usize,
     /// Requests that are open at a time; more are told to try again
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least::<usize, 1>, allow_negative_numbers = true)]
     max_open: usize,
     /// Rows of a pass at most: a token that is written takes one for each loop, prompts take what is left
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least::<usize, 1>, allow_negative_numbers = true)]
     rows: usize,
     /// Folder in which clients may keep states by name: POST /slots/N?action=save, restore or erase
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]

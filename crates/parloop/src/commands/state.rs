@@ -1,6 +1,6 @@
 //! What `parloop run` keeps in files from one run to the next.
 
-use super::bytes;
+use super::{bytes, output, plural};
 use crate::args::machine::Budget;
 use crate::args::state::State;
 use anyhow::{Result, bail};
@@ -19,7 +19,10 @@ pub struct Start {
 
 /// The sequence of `--load-state`, or an empty one; and whether the state can be saved where it is to be.
 pub fn load(engine: &Engine, args: &State) -> Result<Sequence> {
-    [&args.save_state, &args.prompt_cache].into_iter().flatten().try_for_each(|path| Engine::check_state_path(path))?;
+    for path in [&args.save_state, &args.prompt_cache].into_iter().flatten() {
+        output::parent(path)?;
+        Engine::check_state_path(path)?;
+    }
     Ok(match &args.load_state {
         Some(path) => engine.load_state(path)?,
         None => engine.sequence(),
@@ -34,14 +37,17 @@ pub fn check_budget(engine: &Engine, args: &Budget, tokens: usize, prefill: &Pre
     let advice = "shorten the text, ask for fewer tokens, or keep keys and values in fewer bits (--kv)";
     if let Some(allowed) = args.kv_budget.filter(|allowed| need.state > *allowed) {
         bail!(
-            "the state of {tokens} tokens takes {}, {allowed} are allowed by --kv-budget: {advice}, or allow more",
-            need.state
+            "the state of {} takes {}, {} are allowed by --kv-budget: {advice}, or allow more",
+            plural(tokens, "token", "tokens"),
+            bytes(need.state),
+            bytes(allowed)
         );
     }
     let all = need.state.saturating_add(need.scratch);
     match memory::available().filter(|available| all > *available && args.kv_budget.is_none()) {
         Some(available) => {
-            bail!("{tokens} tokens need {} of memory, {} are available: {advice}", bytes(all), bytes(available))
+            let tokens = plural(tokens, "token", "tokens");
+            bail!("{tokens} need {} of memory, {} are available: {advice}", bytes(all), bytes(available))
         }
         None => Ok(()),
     }

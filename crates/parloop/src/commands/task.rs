@@ -1,7 +1,7 @@
 //! `parloop task`: generated reasoning tasks.
 
 use super::output::{Replace, Writing};
-use crate::args::numbers::from_to;
+use crate::args::numbers::{from_to, seed};
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
@@ -37,7 +37,7 @@ pub struct Task {
     #[arg(short = 'n', long, value_name = "N", default_value = "1000", value_parser = from_to::<u32, 1, 100_000_000>, allow_negative_numbers = true)]
     count: u32,
     /// Seed; the same seed gives the same problems
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = seed, allow_negative_numbers = true)]
     seed: u64,
     /// Elements, digits, nodes or entities; the task's own number if left out
     #[arg(long, value_name = "N", value_parser = from_to::<u16, 1, 4096>, allow_negative_numbers = true)]
@@ -84,5 +84,8 @@ pub fn task(args: &Task) -> Result<()> {
     args.replace.file(path, &[])?;
     let mut file = Writing::to(path)?;
     write(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
-    file.finish()
+    file.finish()?;
+    let count = super::plural(args.count as usize, "problem", "problems");
+    say!("wrote {}: {count} of {}, split {}", path.display(), args.name, args.split);
+    Ok(())
 }

@@ -22,6 +22,8 @@ const QUOTES: &str = "\"\"\"";
 /// What was typed or read.
 pub enum Line {
     Text(String),
+    /// What is no text, and why.
+    Wrong(String),
     /// Ctrl-C on a line that was being typed.
     Dropped,
     End,
@@ -57,7 +59,8 @@ impl Input {
     pub fn next(&mut self) -> Result<Line> {
         let typed = match self {
             Self::Pipe => match read_message(&mut std::io::stdin().lock())? {
-                Some(text) => text,
+                Some(Ok(text)) => text,
+                Some(Err(why)) => return Ok(Line::Wrong(why)),
                 None => return Ok(Line::End),
             },
             Self::Person(editor, history) => match editor.readline("> ") {
@@ -97,23 +100,26 @@ fn message(typed: &str) -> String {
     }
 }
 
-/// Lines until a message is whole, without the end of the last; `None` at the end of input.
-fn read_message(input: &mut impl BufRead) -> Result<Option<String>> {
+/// Lines until a message is whole, without the end of the last, or why it is none; `None` at the end of input.
+fn read_message(input: &mut impl BufRead) -> Result<Option<Result<String, String>>> {
     let mut text = String::new();
     loop {
         let mut bytes = Vec::new();
         let room = (MAX_MESSAGE - text.len()) as u64;
         Read::take(&mut *input, room).read_until(b'\n', &mut bytes).context("cannot read standard input")?;
         if bytes.is_empty() {
-            return Ok(Some(text).filter(|text| !text.is_empty()));
+            return Ok(Some(text).filter(|text| !text.is_empty()).map(Ok));
         }
-        text += &super::super::utf8(bytes, "standard input")?;
+        match super::super::utf8(bytes, "the line") {
+            Ok(line) => text += &line,
+            Err(why) => return Ok(Some(Err(why.to_string()))),
+        }
         if text.len() >= MAX_MESSAGE {
             bail!("a message is longer than {MAX_MESSAGE} bytes: cut it into several");
         }
         let whole = text.trim_end_matches(['\n', '\r']);
         if is_whole(whole) {
-            return Ok(Some(whole.to_owned()));
+            return Ok(Some(Ok(whole.to_owned())));
         }
     }
 }
@@ -172,13 +178,15 @@ mod tests {
             b"one\ntwo \\\nlines\n\"\"\"three\n\nlines\"\"\"\n\"\"\"\nfour\n\"\"\"\r\n\"\"\"open\nto the end";
         let mut messages = Vec::new();
         while let Some(typed) = read_message(&mut input).unwrap() {
-            messages.push(message(&typed));
+            messages.push(message(&typed.unwrap()));
         }
         assert_eq!(messages, ["one", "two \nlines", "three\n\nlines", "four", "open\nto the end"]);
     }
 
     #[test]
     fn what_is_not_text_is_refused() {
-        assert!(read_message(&mut &b"\xff\n"[..]).unwrap_err().to_string().contains("UTF-8"));
+        let mut input = &b"\xff\nnext\n"[..];
+        assert!(read_message(&mut input).unwrap().unwrap().unwrap_err().contains("UTF-8"));
+        assert_eq!(read_message(&mut input).unwrap(), Some(Ok("next".into())));
     }
 }

@@ -52,7 +52,7 @@ pub fn present(target: &Target<'_>) -> u64 {
 /// goes wrong on the way.
 pub fn fetch(hub: &Hub, url: &str, target: &Target<'_>, shown: &dyn Fn(u64), said: &dyn Fn(&str)) -> Result<()> {
     let mut part = Part::open(target)?;
-    persistently(said, || {
+    persistently(true, said, || {
         part.receive(hub, url, shown)?;
         part.check()
     })?;

@@ -126,17 +126,17 @@ impl Hub {
     /// What it means that there is no answer.
     fn broken(&self, error: ureq::Error) -> Failure {
         use std::io::ErrorKind::{InvalidData, InvalidInput};
-        let hub = format!("{}, the hub that HF_ENDPOINT can change", self.endpoint);
+        let (hub, or) = (format!("the hub {}", self.endpoint), "HF_ENDPOINT names another hub");
         match error {
             // A certificate that does not convince, for one.
             ureq::Error::Io(e) if matches!(e.kind(), InvalidData | InvalidInput) => {
-                anyhow!("no safe connection to {hub}: {e}").into()
+                anyhow!("no safe connection to {hub} ({e}); {or}").into()
             }
-            ureq::Error::Io(e) => Failure::passing(format!("no connection to {hub}: {e}")),
-            ureq::Error::HostNotFound => Failure::passing(format!("no host is found for {hub}")),
-            ureq::Error::Timeout(_) => Failure::passing(format!("{hub}, was silent for {} s", SILENCE.as_secs())),
-            ureq::Error::ConnectionFailed => Failure::passing(format!("no connection to {hub}")),
-            other => anyhow!("no answer that can be understood from {hub}: {other}").into(),
+            ureq::Error::Io(e) => Failure::Unreachable(format!("no connection to {hub} ({e}); {or}")),
+            ureq::Error::HostNotFound => Failure::Unreachable(format!("no host is found for {hub}; {or}")),
+            ureq::Error::ConnectionFailed => Failure::Unreachable(format!("no connection to {hub}; {or}")),
+            ureq::Error::Timeout(_) => Failure::passing(format!("{hub} was silent for {} s; {or}", SILENCE.as_secs())),
+            other => anyhow!("no answer from {hub} ({other}); {or}").into(),
         }
     }
 

@@ -93,7 +93,7 @@ impl Hash {
 impl Listing {
     pub fn get(hub: &Hub, model: &Repository, revision: &str) -> Result<Self> {
         let url = hub.list(model, revision);
-        let text = persistently(&|said| say!("{said}"), || {
+        let text = persistently(false, &|said| say!("{said}"), || {
             let mut text = Vec::new();
             let read = hub.get(&url, 0)?.into_body().into_reader().take(MAX_BYTES + 1).read_to_end(&mut text);
             read.map_err(|e| Failure::passing(format!("the list broke off: {e}")))?;

@@ -14,6 +14,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub enum Failure {
     /// May pass: a broken connection, or a busy server, which may say how long to wait.
     Passing { cause: String, pause: Option<Duration> },
+    /// Nobody is there, which may pass if somebody was a moment ago.
+    Unreachable(String),
     /// Would be the same the next time.
     Final(anyhow::Error),
 }
@@ -30,14 +32,20 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Does `work` until it succeeds or fails for good; `said` hears of each new try.
-pub fn persistently<T>(said: &dyn Fn(&str), mut work: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+/// Does `work` until it succeeds or fails for good; `said` hears of each new try. Whether anybody is there at all is tried
+/// again only if somebody is `known` to be.
+pub fn persistently<T>(known: bool, said: &dyn Fn(&str), mut work: impl FnMut() -> Result<T, Failure>) -> Result<T> {
     let (mut tried, mut doubled) = (0, FIRST_PAUSE);
     loop {
         tried += 1;
-        match work() {
+        let done = work().map_err(|failure| match failure {
+            Failure::Unreachable(cause) if known => Failure::passing(cause),
+            other => other,
+        });
+        match done {
             Ok(value) => return Ok(value),
             Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Unreachable(cause)) => return Err(anyhow!(cause)),
             Err(Failure::Passing { cause, .. }) if tried == TRIES => {
                 return Err(anyhow!("{cause} (tried {TRIES} times); run the same command again later to go on"));
             }

@@ -2,7 +2,7 @@
 
 use super::super::write::End;
 use super::{Run, beginning, encode};
-use crate::commands::{Interrupted, engine, in_one_pass, plural, print_profile, read_text, state, tokenizer};
+use crate::commands::{Interrupted, bytes, engine, in_one_pass, plural, print_profile, read_text, state, tokenizer};
 use crate::interrupt;
 use crate::terminal::tell;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -63,8 +63,11 @@ pub fn run(args: &Run, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
         let needed = engine.need(longest.min(context), &options.prefill).state.saturating_mul(together);
         ensure!(
             needed <= allowed,
-            "the state of {together} prompts at a time may take {needed} bytes, {allowed} are allowed by --kv-budget: \
-             take a smaller --batch, ask for fewer tokens, or allow more"
+            "the state of {} at a time may take {}, {} are allowed by --kv-budget: take a smaller --batch, ask for fewer \
+             tokens, or allow more",
+            plural(together, "prompt", "prompts"),
+            bytes(needed),
+            bytes(allowed)
         );
     } else {
         state::check_budget(&engine, &args.budget, longest, &options.prefill)?;
