@@ -67,7 +67,7 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3"], "3 bytes are allowed");
     refused(
         &["-p", PROMPT, "--prompt-cache", name(&state), "--cache-bytes", "20kB"],
-        "20000 are allowed by --kv-budget",
+        "20.0 kB are allowed by --kv-budget",
     );
     refused(&["-p", "a", "--prompt-cache", name(&state), "--cache-bytes", "3 sheep"], "number of bytes");
     let precious = folder.path().join("thesis.tex");
