@@ -27,6 +27,7 @@ SMALLER = [
     (r"Multilingual-Multimodal-NLP/LoopCoder-V2", "OWNER/NAME"),
     (r"--tokens 4096", "--tokens 16"),
     (r"--from 100", "--from 1"),
+    (r"--step-tokens \d+", "--step-tokens 4096"),
     (r"--vocab-size \d+", "--vocab-size 300"),
 ]
 #: Commands that replace what is there only with --force.
