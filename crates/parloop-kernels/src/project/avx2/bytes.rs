@@ -19,6 +19,7 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Groups of four inputs of a block.
 const GROUPS: usize = BLOCK / GROUP;
@@ -157,8 +158,11 @@ unsafe fn superblock<D: Sums, const KIND: u8, const R: usize>(
             let values = at.add(bits.header() + half * bits.block_bytes());
             let x = rows.at.add((b + half) * BLOCK).cast::<u8>();
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            // For several rows a length that the compiler does not know: with its loop unrolled whole, the loads of all
+            // groups came first, and half of the instructions moved registers to memory and back.
+            let of_rows = |groups| if R == 1 { groups } else { black_box(groups) };
             if KIND == EIGHT {
-                for g in 0..GROUPS {
+                for g in 0..of_rows(GROUPS) {
                     let w = [D::ready(load(values.add(64 * g))), D::ready(load(values.add(64 * g + 32)))];
                     for r in 0..R {
                         let x = broadcast(x.add(r * rows.pitch + GROUP * g));
@@ -169,7 +173,7 @@ unsafe fn superblock<D: Sums, const KIND: u8, const R: usize>(
                 }
             } else {
                 let mask = _mm256_set1_epi8(0x0F);
-                for g in 0..GROUPS / 2 {
+                for g in 0..of_rows(GROUPS / 2) {
                     let both = [load(values.add(64 * g)), load(values.add(64 * g + 32))];
                     let low = [_mm256_and_si256(both[0], mask), _mm256_and_si256(both[1], mask)];
                     for r in 0..R {
@@ -194,11 +198,11 @@ unsafe fn superblock<D: Sums, const KIND: u8, const R: usize>(
             let scales = [Avx2::load_f16(header), Avx2::load_f16(header.add(8))];
             for r in 0..R {
                 let [scale, sum] = *rows.blocks.add(r * per_row + b + half);
-                let shift = _mm256_set1_epi32(-offset * sum.to_bits() as i32);
+                let shift = times(_mm256_set1_epi32(sum.to_bits() as i32), offset);
                 let scale_of_row = _mm256_set1_ps(scale);
                 for h in 0..2 {
                     let dot = if KIND == EIGHT { sums[r][h] } else { D::end_four(sums[r][h]) };
-                    let dot = if offset == 0 { dot } else { _mm256_add_epi32(dot, shift) };
+                    let dot = if offset == 0 { dot } else { _mm256_sub_epi32(dot, shift) };
                     let product = _mm256_mul_ps(scales[h], scale_of_row);
                     acc[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), product, acc[r][h]);
                     if bits.has_min() {
@@ -207,6 +211,20 @@ unsafe fn superblock<D: Sums, const KIND: u8, const R: usize>(
                     }
                 }
             }
+        }
+    }
+}
+
+/// Lanes times an offset of weights: a power of two.
+#[inline(always)]
+unsafe fn times(lanes: __m256i, offset: i32) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match offset {
+            0 => lanes,
+            8 => _mm256_slli_epi32::<3>(lanes),
+            128 => _mm256_slli_epi32::<7>(lanes),
+            _ => _mm256_mullo_epi32(lanes, _mm256_set1_epi32(offset)),
         }
     }
 }
@@ -468,11 +486,14 @@ impl<D: Sums> Work for Peak<D> {
     unsafe fn run(self) {
         // SAFETY: the caller's promise.
         unsafe {
-            let (x, w) = (_mm256_set1_epi32(black_box(0)), _mm256_set1_epi32(black_box(0x0302_0100)));
+            let w = _mm256_set1_epi32(black_box(0x0302_0100));
+            let x = black_box(&[0u8; 32]).as_ptr();
             let mut acc = [_mm256_setzero_si256(); CHAINS];
             for _ in 0..self.0 {
                 for a in &mut acc {
-                    *a = D::add_four(*a, w, x);
+                    // Loaded anew each time: the product of what does not change would be taken out of the loop.
+                    compiler_fence(Ordering::SeqCst);
+                    *a = D::add_four(*a, w, load(x));
                 }
             }
             for a in acc {

@@ -13,6 +13,7 @@ use crate::weights::Weights;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Columns of a step.
 const STEP: usize = 16;
@@ -150,11 +151,18 @@ impl Tile<'_> {
             // Two steps a turn, a line of memory, so that one fetch serves them without a test: with a test in the loop
             // the compiler kept the sums in memory.
             while k + 2 * STEP <= width {
-                for i in 0..L {
-                    let at = w[i].add(2 * k);
-                    Avx2::prefetch(at.wrapping_add(AHEAD));
-                    self.step(&mut acc[i], widen(at), k);
-                    self.step(&mut acc[i], widen(at.add(2 * STEP)), k + STEP);
+                for step in 0..2 {
+                    for i in 0..L {
+                        let at = w[i].add(2 * (k + step * STEP));
+                        if step == 0 {
+                            Avx2::prefetch(at.wrapping_add(AHEAD));
+                        }
+                        self.step(&mut acc[i], widen(at), k + step * STEP);
+                        if R >= 3 {
+                            compiler_fence(Ordering::SeqCst);
+                        }
+                    }
+                    compiler_fence(Ordering::SeqCst);
                 }
                 k += 2 * STEP;
             }
@@ -177,12 +185,12 @@ impl Tile<'_> {
 
     #[inline(always)]
     unsafe fn step<const R: usize>(&self, acc: &mut [__m256; R], [even, odd]: [__m256; 2], k: usize) {
-        for r in 0..R {
-            // SAFETY: 16 numbers of a padded row.
-            unsafe {
-                let x = self.x.add(r * self.pitch + k);
-                acc[r] = _mm256_fmadd_ps(even, _mm256_loadu_ps(x), acc[r]);
-                acc[r] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(x.add(8)), acc[r]);
+        for (half, w) in [even, odd].into_iter().enumerate() {
+            for r in 0..R {
+                // SAFETY: 16 numbers of a padded row.
+                let x = unsafe { _mm256_loadu_ps(self.x.add(r * self.pitch + k + 8 * half)) };
+                // SAFETY: the caller's promise.
+                acc[r] = unsafe { _mm256_fmadd_ps(w, x, acc[r]) };
             }
         }
     }
