@@ -30,6 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     rows.iter().for_each(|n| print!("{n:>8}"));
     println!("   rows");
     let x: Vec<f32> = (0..rows.iter().max().unwrap_or(&1) * INPUTS).map(|i| (i % 13) as f32 - 6.0).collect();
+    let mut out = vec![0.0; x.len() / INPUTS * OUTPUTS.max(BYTES / (INPUTS / 2))];
+    out.fill(1.0);
     let mut best = vec![vec![0.0f64; rows.len() + 1]; kinds.len()];
     let weights = kinds.iter().map(|kind| {
         let line = Weights::random(*kind, 32, INPUTS, 1)?.bytes();
@@ -42,11 +44,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             best[0] = best[0].max(measure::peak(&mut on, few.kind()));
             for (n, best) in rows.iter().zip(&mut best[1..]) {
                 let weights = if *n <= FEW { few } else { many };
-                let mut out = vec![0.0; n * weights.outputs()];
+                let out = &mut out[..n * weights.outputs()];
                 let times = (64 / n).max(1);
                 let began = Instant::now();
                 for _ in 0..times {
-                    let product = Product { weights, rows: 0..*n, effect: Effect::Store, out: &mut out };
+                    let product = Product { weights, rows: 0..*n, effect: Effect::Store, out };
                     on.project(Op::Output, &x[..n * INPUTS], INPUTS, None, &mut [product]);
                 }
                 let operations = 2 * times * n * INPUTS * weights.outputs();

@@ -134,12 +134,16 @@ pub type VectorOf<T> = <<T as Target>::S as Simd>::V;
 pub trait ByteDot: 'static {
     /// What it needs.
     type T: Target;
-    /// A vector of as many 32-bit integers as the target has f32 lanes, or of four times as many bytes.
+    /// A vector of four times as many bytes as the target has f32 lanes.
     type I: Copy;
+    /// As many sums as the target has f32 lanes, in 32 bits, perhaps each in parts.
+    type Sums: Copy;
     /// What [`ByteDot::dot_q8`] adds to the weights: its result is too large by this times the sum of the activations.
     const Q8_OFFSET: i32;
 
-    /// All lanes `x`.
+    /// All sums `x`.
+    unsafe fn start(x: i32) -> Self::Sums;
+    /// The four bytes of `x` in every lane.
     unsafe fn splat(x: i32) -> Self::I;
     /// Loads lanes.
     unsafe fn load(p: *const u8) -> Self::I;
@@ -148,11 +152,11 @@ pub trait ByteDot: 'static {
     /// The upper four bits of each byte.
     unsafe fn high_nibbles(v: Self::I) -> Self::I;
     /// Lane by lane `acc + w . x` for four bytes each: `w` holds an 8-bit weight plus 128; `x` is signed, not -128.
-    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    unsafe fn dot_q8(acc: Self::Sums, w: Self::I, x: Self::I) -> Self::Sums;
     /// Lane by lane `acc + w . x` for four bytes each: `w` from 0 to 15, `x` signed.
-    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// Integers to f32.
-    unsafe fn to_float(v: Self::I) -> VectorOf<Self::T>;
+    unsafe fn dot_q4(acc: Self::Sums, w: Self::I, x: Self::I) -> Self::Sums;
+    /// Sums to f32.
+    unsafe fn to_float(v: Self::Sums) -> VectorOf<Self::T>;
 }
 
 /// bf16 weights widened to f32 and multiplied with f32 activations: any vectors can.
@@ -189,6 +193,17 @@ pub fn f32_to_bf16(x: f32) -> u16 {
     ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
+/// IEEE half precision to f32, exactly: without a branch, so that the compiler can do several at once.
+#[inline(always)]
+pub(crate) fn f16_to_f32(h: u16) -> f32 {
+    // Exponent and fraction moved to their places, and the exponent's other bias made up for by a product, which also
+    // makes normal numbers of those that are not. All ones in the exponent stay so.
+    let bits = u32::from(h & 0x7FFF) << 13;
+    let special = if bits >= 0x7C00 << 13 { 0x7F80_0000 } else { 0 };
+    let size = f32::from_bits(bits) * f32::from_bits(0x7780_0000);
+    f32::from_bits(size.to_bits() | special | u32::from(h & 0x8000) << 16)
+}
+
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -198,3 +213,16 @@ pub use portable::Portable;
 pub(crate) use x86::transpose;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx2Vnni, Avx512, Avx512Bf16, Avx512Vnni};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_half_precision_is_converted_exactly() {
+        for bits in 0..=u16::MAX {
+            let (want, got) = (half::f16::from_bits(bits).to_f32(), f16_to_f32(bits));
+            assert!(want.to_bits() == got.to_bits() || want.is_nan() && got.is_nan(), "{bits:#x}: {got}, not {want}");
+        }
+    }
+}

@@ -62,7 +62,7 @@ impl<B: ByteDot> Work for Peak<B> {
         // SAFETY: the caller's promise.
         unsafe {
             let (mut acc, x, w) =
-                ([B::splat(0); CHAINS], B::splat(black_box(0x0101_0101)), B::splat(black_box(0x0302_0100)));
+                ([B::start(0); CHAINS], B::splat(black_box(0x0101_0101)), B::splat(black_box(0x0302_0100)));
             for _ in 0..self.0 {
                 for a in &mut acc {
                     *a = B::dot_q4(*a, w, x);
@@ -226,7 +226,7 @@ unsafe fn pairs<B: ByteDot, const KIND: u8, const R: usize>(
                 for r in 0..R {
                     let [scale, sum] = *input.blocks.add(r * per_row + b);
                     let row = input.at.add(r * input.pitch + b * BLOCK);
-                    let start = B::splat(-offset * sum.to_bits() as i32);
+                    let start = B::start(-offset * sum.to_bits() as i32);
                     let mut dot = [start; 2];
                     for j in 0..GROUPS {
                         let x = B::splat(row.add(j * GROUP).cast::<i32>().read_unaligned());
@@ -317,7 +317,7 @@ unsafe fn rows<B: ByteDot, const KIND: u8, const R: usize>(packed: &[u8], input:
                         for r in 0..R {
                             let [scale, sum] = *input.blocks.add(r * per_row + b);
                             let row = x.add(r * input.pitch);
-                            let mut dot = B::splat(-offset * sum.to_bits() as i32);
+                            let mut dot = B::start(-offset * sum.to_bits() as i32);
                             for j in 0..GROUPS {
                                 let x = B::splat(row.add(j * GROUP).cast::<i32>().read_unaligned());
                                 dot = if KIND == EIGHT { B::dot_q8(dot, w[j], x) } else { B::dot_q4(dot, w[j], x) };

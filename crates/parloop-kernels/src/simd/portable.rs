@@ -1,6 +1,6 @@
 //! Plain Rust: arrays of eight lanes that the compiler vectorises for the target's baseline.
 
-use super::{ByteDot, Simd, Target, VectorOf, Work, bf16_to_f32};
+use super::{ByteDot, Simd, Target, VectorOf, Work, bf16_to_f32, f16_to_f32};
 
 /// Eight lanes in an array.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::V {
         // SAFETY: valid for N elements, by the trait's contract.
-        unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(|h| half::f16::from_bits(h).to_f32())
+        unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(f16_to_f32)
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
@@ -115,11 +115,17 @@ impl Target for Portable {
     }
 }
 
+#[cfg(not(target_arch = "x86_64"))]
 impl ByteDot for Portable {
     type T = Self;
     type I = [i32; N];
+    type Sums = [i32; N];
     const Q8_OFFSET: i32 = 128;
 
+    #[inline(always)]
+    unsafe fn start(x: i32) -> Self::Sums {
+        [x; N]
+    }
     #[inline(always)]
     unsafe fn splat(x: i32) -> Self::I {
         [x; N]
@@ -138,19 +144,95 @@ impl ByteDot for Portable {
         v.map(|v| (v >> 4) & 0x0F0F_0F0F)
     }
     #[inline(always)]
-    unsafe fn dot_q8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+    unsafe fn dot_q8(acc: Self::Sums, w: Self::I, x: Self::I) -> Self::Sums {
         std::array::from_fn(|i| {
             let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
             (0..4).fold(acc[i], |acc, j| acc + i32::from(w[j]) * i32::from(x[j] as i8))
         })
     }
     #[inline(always)]
-    unsafe fn dot_q4(acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+    unsafe fn dot_q4(acc: Self::Sums, w: Self::I, x: Self::I) -> Self::Sums {
         // SAFETY: no pointers.
         unsafe { Self::dot_q8(acc, w, x) }
     }
     #[inline(always)]
-    unsafe fn to_float(v: Self::I) -> VectorOf<Self::T> {
+    unsafe fn to_float(v: Self::Sums) -> VectorOf<Self::T> {
         v.map(|v| v as f32)
+    }
+}
+
+/// With what every processor of this architecture has (SSE2): the compiler finds neither the unpacking nor the products
+/// of pairs by itself.
+#[cfg(target_arch = "x86_64")]
+mod baseline {
+    use super::{ByteDot, N, Portable, VectorOf};
+    use std::arch::x86_64::*;
+
+    /// 16 bits from 8 unsigned ones: the lower and the upper eight.
+    #[inline(always)]
+    unsafe fn widen(v: __m128i) -> [__m128i; 2] {
+        // SAFETY: baseline instructions.
+        unsafe { [_mm_unpacklo_epi8(v, _mm_setzero_si128()), _mm_unpackhi_epi8(v, _mm_setzero_si128())] }
+    }
+
+    // SAFETY (all methods): the instructions are the architecture's baseline; pointers by the trait's contract.
+    impl ByteDot for Portable {
+        type T = Self;
+        type I = [__m128i; 2];
+        /// Two outputs each, a sum in two parts.
+        type Sums = [__m128i; 4];
+        const Q8_OFFSET: i32 = 128;
+
+        #[inline(always)]
+        unsafe fn start(x: i32) -> Self::Sums {
+            unsafe { [_mm_setr_epi32(x, 0, x, 0); 4] }
+        }
+        #[inline(always)]
+        unsafe fn splat(x: i32) -> Self::I {
+            unsafe { [_mm_set1_epi32(x); 2] }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const u8) -> Self::I {
+            unsafe { [_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(16).cast())] }
+        }
+        #[inline(always)]
+        unsafe fn low_nibbles(v: Self::I) -> Self::I {
+            unsafe { [_mm_and_si128(v[0], _mm_set1_epi8(15)), _mm_and_si128(v[1], _mm_set1_epi8(15))] }
+        }
+        #[inline(always)]
+        unsafe fn high_nibbles(v: Self::I) -> Self::I {
+            unsafe { Self::low_nibbles([_mm_srli_epi16::<4>(v[0]), _mm_srli_epi16::<4>(v[1])]) }
+        }
+        #[inline(always)]
+        unsafe fn dot_q8(acc: Self::Sums, w: Self::I, x: Self::I) -> Self::Sums {
+            unsafe {
+                // Both halves of `x` are the same four bytes over and over.
+                let x = _mm_srai_epi16::<8>(_mm_unpacklo_epi8(x[0], x[0]));
+                let ([a, b], [c, d]) = (widen(w[0]), widen(w[1]));
+                [
+                    _mm_add_epi32(acc[0], _mm_madd_epi16(a, x)),
+                    _mm_add_epi32(acc[1], _mm_madd_epi16(b, x)),
+                    _mm_add_epi32(acc[2], _mm_madd_epi16(c, x)),
+                    _mm_add_epi32(acc[3], _mm_madd_epi16(d, x)),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot_q4(acc: Self::Sums, w: Self::I, x: Self::I) -> Self::Sums {
+            unsafe { Self::dot_q8(acc, w, x) }
+        }
+        #[inline(always)]
+        unsafe fn to_float(v: Self::Sums) -> VectorOf<Self::T> {
+            unsafe {
+                let mut lanes = [0.0; N];
+                for half in 0..2 {
+                    let (a, b) = (_mm_castsi128_ps(v[2 * half]), _mm_castsi128_ps(v[2 * half + 1]));
+                    let (even, odd) = (_mm_shuffle_ps::<0x88>(a, b), _mm_shuffle_ps::<0xDD>(a, b));
+                    let sums = _mm_add_epi32(_mm_castps_si128(even), _mm_castps_si128(odd));
+                    _mm_storeu_ps(lanes[4 * half..].as_mut_ptr(), _mm_cvtepi32_ps(sums));
+                }
+                lanes
+            }
+        }
     }
 }

@@ -11,7 +11,12 @@ macro_rules! bytes_512 {
     () => {
         type T = Self;
         type I = __m512i;
+        type Sums = __m512i;
 
+        #[inline(always)]
+        unsafe fn start(x: i32) -> __m512i {
+            unsafe { _mm512_set1_epi32(x) }
+        }
         #[inline(always)]
         unsafe fn splat(x: i32) -> __m512i {
             unsafe { _mm512_set1_epi32(x) }
