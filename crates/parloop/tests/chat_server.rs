@@ -32,17 +32,22 @@ fn serve(folder: &Path) -> Server {
     Server { process, url }
 }
 
-/// Standard output and standard error after some lines.
+/// Standard output and standard error after some lines, none of which goes wrong.
 fn talk(url: &str, more: &[&str], lines: &str) -> (String, String) {
+    let (success, out, said) = talk_of_anything(url, more, lines);
+    assert!(success, "{said}");
+    (out, said)
+}
+
+/// Whether all lines went well, standard output and standard error.
+fn talk_of_anything(url: &str, more: &[&str], lines: &str) -> (bool, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parloop"));
     command.args(["chat", "--url", url, "--temp", "0", "-n", "20"]).args(more).env_remove("PARLOOP_API_KEY");
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    let (out, said) = (text(output.stdout), text(output.stderr));
-    assert!(output.status.success(), "{said}");
-    (out, said)
+    (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
 #[test]
@@ -65,7 +70,9 @@ fn a_conversation_is_kept_with_what_the_server_computed_for_it() {
     let cached = said.split("prompt of ").nth(1).unwrap().split(", ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(cached.parse::<u32>().unwrap() > 20, "{said}");
     // As JSON; another seed; a value that is none; no server.
-    let (json, said) = talk(&server.url, &["--json"], &format!("{first}\n/retry\n/set temp cold\n/set top-k 3\n"));
+    let lines = format!("{first}\n/retry\n/set temp cold\n/set top-k 3\n");
+    let (success, json, said) = talk_of_anything(&server.url, &["--json"], &lines);
+    assert!(!success, "{said}");
     let lines: Vec<serde_json::Value> = json.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((lines.len(), &lines[0]["content"]), (2, &lines[1]["content"]));
     assert_eq!(lines[0]["usage"]["completion_tokens"], 20);
