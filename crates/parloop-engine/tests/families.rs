@@ -4,7 +4,7 @@
 use parloop_engine::{Engine, Error, Model, Passes, Prefill, score};
 use parloop_kernels::{Isa, Pool, WeightType};
 use parloop_model::reference::Reference;
-use parloop_model::{Checkpoint, Local, ModelConfig, tensors};
+use parloop_model::{Checkpoint, Local, ModelConfig, Moe, Score, tensors};
 use parloop_testing::{FAMILIES, FamilyCase, assert_close};
 use std::sync::Arc;
 
@@ -131,7 +131,10 @@ fn each_rule_of_iquestpltcoder_matters() {
 #[test]
 fn each_rule_of_the_other_families_matters() {
     type Change = fn(&mut ModelConfig);
-    let cases: [(&str, &str, Change); 13] = [
+    fn moe(config: &mut ModelConfig) -> &mut Moe {
+        config.moe.as_mut().unwrap()
+    }
+    let cases: [(&str, &str, Change); 24] = [
         ("iquestloopcoder", "its window counts the query's own key", |c| {
             c.recipe.local.iter_mut().for_each(|l| l.left += 1);
         }),
@@ -147,6 +150,17 @@ fn each_rule_of_the_other_families_matters() {
         ("qwen2-tied", "the biases of queries, keys and values", |c| c.extras.attention_bias = false),
         ("qwen3", "the norms of queries and keys", |c| c.extras.qk_norms = parloop_model::QkNorms::None),
         ("qwen3", "the base of the frequencies", |c| c.rope_theta = 1e4),
+        ("mixtral", "weights of the chosen alone", |c| moe(c).normalize = false),
+        ("qwen2_moe", "weights of all", |c| moe(c).normalize = true),
+        ("qwen2_moe", "the shared expert", |c| moe(c).shared = None),
+        ("qwen2_moe", "the gate of the shared expert", |c| moe(c).shared.iter_mut().for_each(|s| s.gate = false)),
+        ("qwen3_moe", "the number of experts of a row", |c| moe(c).top_k = 1),
+        ("granitemoe", "the multipliers", |c| c.extras.multipliers = None),
+        ("dots1", "sigmoid", |c| moe(c).score = Score::Softmax),
+        ("dots1", "the bias of the choice", |c| moe(c).choice_bias = false),
+        ("dots1", "the groups", |c| moe(c).groups = None),
+        ("dots1", "the factor", |c| moe(c).scale = 1.0),
+        ("glm4_moe", "the part of a head that is turned", |c| c.extras.rotary_dims = None),
     ];
     for (name, rule, change) in cases {
         let case = FamilyCase::read(name);

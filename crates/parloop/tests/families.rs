@@ -91,6 +91,10 @@ fn inspect_names_family_recipe_and_tensors_that_do_not_fit() {
         ("ouro-exit", vec!["ouro: Ouro", "4 passes a token", "sandwich norms", "exit gate reaches"]),
         ("llama-biases-tied", vec!["llama: Llama", "one pass a token", "biases in attention", "tied head"]),
         ("llama-yarn", vec!["RoPE scaling yarn"]),
+        (
+            "qwen2_moe",
+            vec!["3 of 8 experts of width 16", "a shared expert of width 24 with a gate", "of them for a row"],
+        ),
         ("llama", vec!["unused      model.layers.1.self_attn.rotary_emb.inv_freq"]),
     ] {
         let shown = inspect(name);
