@@ -59,6 +59,10 @@ fn a_dry_run_says_what_a_run_takes_and_leaves_nothing() {
         assert!(text.lines().any(|line| line.starts_with(row)), "{row}: {text}");
     }
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    assert!(parloop(place.path(), "data prepare book.txt --tokenizer bytes --out d -q", None).0);
+    let (fine, text, told) = parloop(place.path(), &format!("train --data d --out out --dry-run {TINY}"), None);
+    let tokens = 99 * "so foul and fair a day\n".len();
+    assert!(fine && text.contains(&format!("{tokens} tokens: the run goes through them 0.08 times")), "{text}{told}");
     let (fine, _, told) = parloop(place.path(), &format!("train --data nothing --out out --dry-run {TINY}"), None);
     assert!(!fine && told.contains("nothing"), "{told}");
     let arguments = format!("train --data book.txt --out out --dry-run --tune new --recipe vanilla {TINY}");

@@ -102,7 +102,23 @@ pub struct ShardEntry {
 }
 
 impl Manifest {
-    pub(super) const FORMAT: u32 = 1;
+    const FORMAT: u32 = 1;
+
+    /// The manifest of a folder, which says nothing yet about what lies beside it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none of this version.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST);
+        let wrong = |message: String| Error::Prepared { path: path.clone(), message };
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let manifest: Self =
+            serde_json::from_str(&text).map_err(|e| wrong(format!("is no manifest of prepared data: {e}")))?;
+        if manifest.format != Self::FORMAT {
+            return Err(wrong(format!("has format {}, this version knows {}", manifest.format, Self::FORMAT)));
+        }
+        Ok(manifest)
+    }
 }
 
 /// A document's ids, which of them are asked for (with answers), the bytes of its text.

@@ -37,13 +37,7 @@ impl Prepared {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
         let wrong = |path: &Path, message: String| Error::Prepared { path: path.to_owned(), message };
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let manifest: Manifest =
-            serde_json::from_str(&text).map_err(|e| wrong(&path, format!("is no manifest of prepared data: {e}")))?;
-        if manifest.format != Manifest::FORMAT {
-            let message = format!("has format {}, this version knows {}", manifest.format, Manifest::FORMAT);
-            return Err(wrong(&path, message));
-        }
+        let manifest = Manifest::read(folder)?;
         let vocabulary = manifest.vocabulary;
         let config = TrainOptions::default().model_config(vocabulary, None)?;
         let found = Tokenizer::read(folder, &config)?;

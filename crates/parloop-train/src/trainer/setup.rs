@@ -27,7 +27,10 @@ pub(super) fn prepare(job: &TrainJob) -> Result<Run<'_>> {
     let device = options.device.open()?;
     let data = Data::open(job)?;
     let earlier = earlier(job)?;
-    options.check_memory()?;
+    match data.vocabulary().filter(|_| options.init.is_empty()) {
+        Some(vocab_size) => TrainOptions { vocab_size, ..options.clone() }.check_memory()?,
+        None => options.check_memory()?,
+    }
     fs::create_dir_all(&job.out).map_err(|e| Error::io("create", &job.out, e))?;
     let lock = Lock::take(&job.out)?;
     remove_leftovers(&job.out);
@@ -124,6 +127,16 @@ impl Data {
         let source = Source::open(&job.data)?;
         source.refuse_inside(&job.out)?;
         Ok(Self::Source(source))
+    }
+}
+
+impl Data {
+    /// Ids of the tokenizer, where the data brings one.
+    fn vocabulary(&self) -> Option<usize> {
+        match self {
+            Self::Source(_) => None,
+            Self::Prepared(data) => Some(data.manifest().vocabulary),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::clock;
 use crate::commands::{bytes, plural};
 use anyhow::{Context, Result};
+use parloop_train::data::{Manifest, Prepared};
 use parloop_train::{Plan, TrainOptions, plan};
 use std::io::Write;
 use std::path::Path;
@@ -10,8 +11,19 @@ use std::path::Path;
 /// Prints what a run of these options would take.
 pub fn run(options: &TrainOptions, data: &Path) -> Result<()> {
     std::fs::metadata(data).with_context(|| format!("cannot read {}", data.display()))?;
-    let plan = plan(options, true)?;
-    std::io::stdout().write_all(text(&plan, options).as_bytes())?;
+    let mut options = options.clone();
+    let manifest = Prepared::is_in(data).then(|| Manifest::read(data)).transpose()?;
+    if let Some(manifest) = manifest.as_ref().filter(|_| options.init.is_empty()) {
+        // The data brings its tokenizer.
+        (options.vocab_size, options.tokenizer) = (manifest.vocabulary, data.display().to_string());
+    }
+    let plan = plan(&options, true)?;
+    let mut said = text(&plan, &options);
+    if let Some(manifest) = manifest {
+        let epochs = plan.tokens.1 as f64 / manifest.tokens as f64;
+        said += &format!("{:<12} {} tokens: the run goes through them {epochs:.2} times\n", "data", manifest.tokens);
+    }
+    std::io::stdout().write_all(said.as_bytes())?;
     Ok(())
 }
 
