@@ -88,10 +88,6 @@ pub fn train(args: &Train) -> Result<()> {
         hooks = hooks.observer(move |event| progress.draw(event));
     }
     let summary = run(&job, &mut hooks).map_err(|e| given.told(e))?;
-    if !summary.stopped {
-        // It is as large as the text, and made again by a run that goes on.
-        let _ = std::fs::remove_file(args.out.join("tokens.bin"));
-    }
     if summary.tokens_per_second == 0.0 && !summary.stopped {
         say!("nothing to do: {} is at its last step; give a larger --steps to go on", args.out.display());
     } else if !args.quiet {
