@@ -6,11 +6,10 @@ Written from docs/model.md, one token and one expert at a time; float64, no cach
 project's own routing. A seed is taken only if no choice is closer than 1e-3 to another one, so that rounding cannot
 change it.
 """
-import json, math, sys
+import math, sys
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 import looped_reference as ref
 
 
@@ -159,15 +158,7 @@ def write(out):
             if margin > 1e-3:
                 break
         assert margin > 1e-3, name
-        loss = F.cross_entropy(logits[:-1], ids[1:])
-        loss.backward()
-        folder = Path(out) / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(c, indent=1) + "\n")
-        save_file({k: v.detach().float().contiguous() for k, v in w.items()}, str(folder / "model.safetensors"))
-        grads = {k: v.grad if v.grad is not None else torch.zeros_like(v) for k, v in w.items()}
-        save_file({"ids": ids, "logits": logits.detach().float(), "states": states.detach().float(), "loss": loss.detach().float().reshape(1)}
-                  | {"grad." + k: g.float().contiguous() for k, g in grads.items()}, str(folder / "expected.safetensors"))
+        loss = ref.save(Path(out) / name, c, w, ids, logits, states)
         print(f"{name:18} seed {seed}, loss {loss.item():.6f}, least margin {margin:.1e}")
 
 

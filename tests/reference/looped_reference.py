@@ -128,6 +128,19 @@ RECIPES = {
 }
 
 
+def save(folder, c, w, ids, logits, states):
+    """Writes a golden; gives its loss."""
+    loss = F.cross_entropy(logits[:-1], ids[1:])
+    loss.backward()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(c, indent=1) + "\n")
+    save_file({k: v.detach().float().contiguous() for k, v in w.items()}, str(folder / "model.safetensors"))
+    grads = {k: v.grad if v.grad is not None else torch.zeros_like(v) for k, v in w.items()}
+    save_file({"ids": ids, "logits": logits.detach().float(), "states": states.detach().float(), "loss": loss.detach().float().reshape(1)}
+              | {"grad." + k: g.float().contiguous() for k, g in grads.items()}, str(folder / "expected.safetensors"))
+    return loss
+
+
 def write(out):
     for i, (name, loop) in enumerate(RECIPES.items()):
         c = BASE | dict(loop=loop, tie_word_embeddings=name == "plt3")
@@ -135,15 +148,7 @@ def write(out):
         ids = torch.randint(0, c["vocab_size"], (20,), generator=torch.Generator().manual_seed(i))
         w = {k: v.requires_grad_() for k, v in w.items()}
         logits, states = forward(w, c, ids)
-        loss = F.cross_entropy(logits[:-1], ids[1:])
-        loss.backward()
-        folder = Path(out) / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(c, indent=1) + "\n")
-        save_file({k: v.detach().float().contiguous() for k, v in w.items()}, str(folder / "model.safetensors"))
-        grads = {k: v.grad if v.grad is not None else torch.zeros_like(v) for k, v in w.items()}
-        save_file({"ids": ids, "logits": logits.detach().float(), "states": states.detach().float(), "loss": loss.detach().float().reshape(1)}
-                  | {"grad." + k: g.float().contiguous() for k, g in grads.items()}, str(folder / "expected.safetensors"))
+        loss = save(Path(out) / name, c, w, ids, logits, states)
         print(f"{name:18} loss {loss.item():.6f}")
 
 

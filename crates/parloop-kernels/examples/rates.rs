@@ -30,8 +30,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     rows.iter().for_each(|n| print!("{n:>8}"));
     println!("   rows");
     let x: Vec<f32> = (0..rows.iter().max().unwrap_or(&1) * INPUTS).map(|i| (i % 13) as f32 - 6.0).collect();
-    let mut out = vec![0.0; x.len() / INPUTS * OUTPUTS.max(BYTES / (INPUTS / 2))];
-    out.fill(1.0);
     let mut best = vec![vec![0.0f64; rows.len() + 1]; kinds.len()];
     let weights = kinds.iter().map(|kind| {
         let line = Weights::random(*kind, 32, INPUTS, 1)?.bytes();
@@ -39,6 +37,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok([few, Weights::random(*kind, OUTPUTS, INPUTS, 1)?])
     });
     let weights = weights.collect::<Result<Vec<_>, std::io::Error>>()?;
+    let outputs = weights.iter().flatten().map(Weights::outputs).max().unwrap_or_default();
+    // Not zeros, which the system would only make when they are first written.
+    let mut out = vec![1.0; x.len() / INPUTS * outputs];
     for _ in 0..ROUNDS {
         for ([few, many], best) in weights.iter().zip(&mut best) {
             best[0] = best[0].max(measure::peak(&mut on, few.kind()));

@@ -18,6 +18,23 @@ fn write(source: &Checkpoint, path: &Path, kind: DType) {
     assert!(seen > 0 && (source.config().moe.is_some() || seen == tensors::expected(source.config()).len()));
 }
 
+/// A family's case, the file that is written of it under a name of an architecture, and what is read from that, with the
+/// same tensors.
+fn there_and_back(name: &str, arch: &str) -> (parloop_testing::FamilyCase, Container, Checkpoint) {
+    let case = parloop_testing::FamilyCase::read(name);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write(&case.checkpoint, &path, DType::F32);
+    let container = Container::read(Arc::new(std::fs::read(&path).unwrap())).unwrap();
+    assert_eq!(container.metadata["general.architecture"], Value::String(arch.into()), "{name}");
+    let again = Checkpoint::open(&path).unwrap();
+    for spec in tensors::expected(again.config()) {
+        let (found, expected) = (again.tensor(&spec.name).unwrap(), case.checkpoint.tensor(&spec.name).unwrap());
+        assert_eq!(found.to_f32(), expected.to_f32(), "{name}: {}", spec.name);
+    }
+    (case, container, again)
+}
+
 fn read_back(source: &Checkpoint, kind: DType) -> Checkpoint {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
@@ -95,22 +112,12 @@ fn families_with_experts_are_written_under_the_names_that_other_engines_know() {
         ("dots1", "parloop", "parloop"),
         ("glm4_moe", "parloop", "parloop"),
     ] {
-        let case = parloop_testing::FamilyCase::read(name);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        write(&case.checkpoint, &path, DType::F32);
-        let container = Container::read(Arc::new(std::fs::read(&path).unwrap())).unwrap();
-        assert_eq!(container.metadata["general.architecture"], Value::String(arch.into()), "{name}");
+        let (case, container, again) = there_and_back(name, arch);
         let moe = case.checkpoint.config().moe.as_ref().unwrap();
         let up = &container.tensors["blk.1.ffn_up_exps.weight"];
         assert_eq!(up.shape, [moe.experts, moe.width, 32], "{name}");
-        let again = Checkpoint::open(&path).unwrap();
         assert_eq!(again.family().model_type, family, "{name}");
         assert_eq!(again.config().computed(), case.checkpoint.config().computed(), "{name}");
-        for spec in tensors::expected(again.config()) {
-            let (found, expected) = (again.tensor(&spec.name).unwrap(), case.checkpoint.tensor(&spec.name).unwrap());
-            assert_eq!(found.to_f32(), expected.to_f32(), "{name}: {}", spec.name);
-        }
     }
 }
 
@@ -119,25 +126,15 @@ fn plain_families_are_written_under_the_names_that_other_engines_know() {
     for (name, arch) in
         [("llama", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen2-tied", "qwen2"), ("qwen3", "qwen3")]
     {
-        let case = parloop_testing::FamilyCase::read(name);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        write(&case.checkpoint, &path, DType::F32);
-        let container = Container::read(Arc::new(std::fs::read(&path).unwrap())).unwrap();
-        assert_eq!(container.metadata["general.architecture"], Value::String(arch.into()), "{name}");
+        let (case, container, again) = there_and_back(name, arch);
         assert!(container.metadata.contains_key(&format!("{arch}.block_count")), "{name}");
         let of_heads = container.tensors.keys().filter(|key| key.ends_with("_norm.weight") && key.contains("attn_"));
         let norms = of_heads.filter(|key| key.contains("attn_q_norm") || key.contains("attn_k_norm")).count();
         assert_eq!(norms, if name == "qwen3" { 4 } else { 0 }, "{name}");
         assert_eq!(container.tensors.contains_key("blk.1.attn_k.bias"), arch == "qwen2", "{name}");
-        let again = Checkpoint::open(&path).unwrap();
         assert_eq!(again.family().model_type, arch);
         let (found, expected) = (again.config(), case.checkpoint.config());
         assert_eq!((found.computed(), found.eos_ids()), (expected.computed(), expected.eos_ids()), "{name}");
-        for spec in tensors::expected(again.config()) {
-            let (found, expected) = (again.tensor(&spec.name).unwrap(), case.checkpoint.tensor(&spec.name).unwrap());
-            assert_eq!(found.to_f32(), expected.to_f32(), "{name}: {}", spec.name);
-        }
     }
 }
 

@@ -198,7 +198,7 @@ unsafe fn superblock<D: Sums, const KIND: u8, const R: usize>(
             let scales = [Avx2::load_f16(header), Avx2::load_f16(header.add(8))];
             for r in 0..R {
                 let [scale, sum] = *rows.blocks.add(r * per_row + b + half);
-                let shift = times(_mm256_set1_epi32(sum.to_bits() as i32), offset);
+                let shift = _mm256_set1_epi32(offset * sum.to_bits() as i32);
                 let scale_of_row = _mm256_set1_ps(scale);
                 for h in 0..2 {
                     let dot = if KIND == EIGHT { sums[r][h] } else { D::end_four(sums[r][h]) };
@@ -211,20 +211,6 @@ unsafe fn superblock<D: Sums, const KIND: u8, const R: usize>(
                     }
                 }
             }
-        }
-    }
-}
-
-/// Lanes times an offset of weights: a power of two.
-#[inline(always)]
-unsafe fn times(lanes: __m256i, offset: i32) -> __m256i {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match offset {
-            0 => lanes,
-            8 => _mm256_slli_epi32::<3>(lanes),
-            128 => _mm256_slli_epi32::<7>(lanes),
-            _ => _mm256_mullo_epi32(lanes, _mm256_set1_epi32(offset)),
         }
     }
 }
